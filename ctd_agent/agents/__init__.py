@@ -1,0 +1,1 @@
+"""The two phases: models, prompts, the shortlister and the selector."""

@@ -1,0 +1,160 @@
+"""Phase 2: the choice from the shortlist, validated against it. Neither way can invent a label."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, pointwise_prompt
+from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
+
+ANSWER_TOKENS = 4_096  # of a listwise answer, its reasoning included
+
+Within = Callable[[Usage], bool]  # whether the budget admits another call, given what this phase has spent
+
+
+class UnusableSelectionError(ValueError):
+    """The model's answer cannot be read as a choice from the shortlist."""
+
+
+class Selector(Protocol):
+    """A way to choose from a shortlist."""
+
+    model: ChatModel
+    prompt: str
+
+    def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
+        """Ask the model about the shortlist. Raises EngineError when the engine fails."""
+        ...
+
+    def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
+        """Return the selection an exchange amounts to. Raises UnusableSelectionError where it is garbage."""
+        ...
+
+
+def load_selector(model: ChatModel, task: str) -> Selector:
+    """Return the way to choose that fits the model's strength."""
+    return Listwise(model, task) if model.listwise else Pointwise(model, task)
+
+
+class _Choice(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    number: int
+    score: float = Field(default=1.0, allow_inf_nan=False)
+    reason: str = ""
+
+
+class _Choices(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    reasoning: str = ""
+    labels: list[_Choice]
+
+
+class Listwise:
+    """The model sees the numbered shortlist, reasons, and chooses under a JSON schema."""
+
+    prompt = VERSIONS["listwise"]
+
+    def __init__(self, model: ChatModel, task: str) -> None:
+        self.model = model
+        self._task = task
+
+    def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
+        """Ask once about the whole shortlist."""
+        options = {
+            "temperature": 0,
+            "max_tokens": ANSWER_TOKENS,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "selection", "schema": _schema(len(shortlist)), "strict": True},
+            },
+        }
+        messages = listwise_prompt(text, self._task, shortlist)
+        return self.model.ask(Exchange(messages=messages, options=options), within)
+
+    def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
+        """Keep each number on the shortlist once, best first; a number off it is dropped."""
+        content = exchange.replies[-1].content
+        try:
+            choices = _Choices.model_validate_json(_unfenced(content))
+        except ValidationError as error:
+            raise UnusableSelectionError(f"no selection in the model's answer: {content[:80]!r}") from error
+        valid = {c.number: c for c in reversed(choices.labels) if 1 <= c.number <= len(shortlist)}
+        if choices.labels and not valid:
+            raise UnusableSelectionError(f"every chosen number is off the shortlist of {len(shortlist)}")
+        order = dict.fromkeys(c.number for c in choices.labels if c.number in valid)
+        labels = [
+            _chosen(shortlist[number - 1], rank, min(1.0, max(0.0, valid[number].score)), valid[number].reason)
+            for rank, number in enumerate(order, start=1)
+        ]
+        return Selection(labels=labels, scores={label.id: label.score for label in labels})
+
+
+class Pointwise:
+    """One yes/no question a candidate behind a shared prefix, ranked by the probability of yes."""
+
+    prompt = VERSIONS["pointwise"]
+
+    def __init__(self, model: ChatModel, task: str) -> None:
+        self.model = model
+        self._task = task
+
+    def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
+        """Ask about every candidate in turn; the engine caches the prefix."""
+        exchange = Exchange(
+            messages=pointwise_prompt(text, self._task),
+            questions=[described(candidate.label) for candidate in shortlist],
+            options={"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20},
+        )
+        return self.model.ask(exchange, within)
+
+    def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
+        """Rank the candidates by the fused score; choose those above the threshold."""
+        raise NotImplementedError
+
+
+def yes(reply: Reply) -> float | None:
+    """Return the log-odds of yes against no in a reply's first token, None where it has neither."""
+    mass = {"yes": 0.0, "no": 0.0}
+    for token, logprob in reply.logprobs.items():
+        word = token.strip().lower()
+        if word in mass:
+            mass[word] += math.exp(logprob)
+    if not any(mass.values()):
+        return None
+    return math.log((mass["yes"] + FLOOR) / (mass["no"] + FLOOR))
+
+
+FLOOR = 1e-6
+
+
+def _chosen(candidate: Candidate, rank: int, score: float, reason: str = "") -> ChosenLabel:
+    return ChosenLabel(id=candidate.label.id, name=candidate.label.name, rank=rank, score=score, reason=reason)
+
+
+def _schema(size: int) -> dict[str, Any]:
+    choice = {
+        "type": "object",
+        "properties": {
+            "number": {"type": "integer", "enum": list(range(1, size + 1))},
+            "score": {"type": "number"},
+            "reason": {"type": "string"},
+        },
+        "required": ["number", "score", "reason"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {"reasoning": {"type": "string"}, "labels": {"type": "array", "items": choice}},
+        "required": ["reasoning", "labels"],
+        "additionalProperties": False,
+    }
+
+
+def _unfenced(content: str) -> str:
+    """Return the JSON of an answer that an engine without constrained decoding put into a code block."""
+    return content.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()

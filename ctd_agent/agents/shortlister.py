@@ -1,0 +1,131 @@
+"""Phase 1: one model turn bound to search_labels."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.prompts import VERSIONS, Message, search_prompt
+from ctd_agent.schema import Exchange, Reply
+from ctd_agent.tools.label_search import QUERY, Search
+
+TURN_TOKENS = 400  # of a search turn's answer: a model that never stops is cut here
+SEARCHES_A_TURN = 8
+
+# What a model that makes no tool calls of its own may answer.
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "searches": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": 60},
+            "maxItems": SEARCHES_A_TURN,
+        },
+        "done": {"type": "boolean"},
+    },
+    "required": ["searches", "done"],
+    "additionalProperties": False,
+}
+
+
+class UnusableTurnError(ValueError):
+    """The model's turn holds neither searches nor a wish to stop."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search that a model asked for; with no `search`, `error` says what is wrong with the call."""
+
+    search: Search | None
+    call: str = ""
+    error: str = ""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    searches: list[str]
+    done: bool = False
+
+
+class Shortlister:
+    """Asks a chat model which searches a document needs beyond the one for itself."""
+
+    prompt = VERSIONS["shortlist"]
+
+    def __init__(self, model: ChatModel, task: str) -> None:
+        self.model = model
+        self._task = task
+
+    def opening(self, text: str, found: str) -> list[Message]:
+        """Return the conversation's first messages: the document and what its own search found."""
+        return search_prompt(text, self._task, found, SEARCHES_A_TURN, native=self.model.native_tools)
+
+    def ask(self, messages: list[Message], tool: BaseTool) -> Exchange:
+        """Ask the model for its next searches. Raises EngineError when the engine fails."""
+        options: dict[str, Any] = {"temperature": 0, "max_tokens": TURN_TOKENS}
+        if self.model.native_tools:
+            options["tools"] = [convert_to_openai_tool(tool)]
+        else:
+            options["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "searches", "schema": _SCHEMA, "strict": True},
+            }
+        return self.model.ask(Exchange(messages=messages, options=options))
+
+    def read(self, reply: Reply) -> tuple[list[Asked], bool]:
+        """Return the searches a reply asks for, and whether it wants no further turn.
+
+        Raises UnusableTurnError where the reply is neither.
+        """
+        if not self.model.native_tools:
+            return _read_answer(reply.content)
+        return [_read_call(call) for call in reply.tool_calls], not reply.tool_calls
+
+    def reply_message(self, reply: Reply) -> Message:
+        """Return the model's turn as the conversation keeps it."""
+        message: Message = {"role": "assistant", "content": reply.content}
+        if reply.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+                }
+                for call in reply.tool_calls
+            ]
+        return message
+
+    def result_messages(self, asked: Sequence[Asked], results: Sequence[str]) -> list[Message]:
+        """Return what tells the model the results of its searches, in the order it asked for them."""
+        if self.model.native_tools:
+            return [
+                {"role": "tool", "tool_call_id": a.call, "content": result}
+                for a, result in zip(asked, results, strict=True)
+            ]
+        lines = [f"{a.search.query}: {result}" for a, result in zip(asked, results, strict=True) if a.search]
+        return [{"role": "user", "content": "\n".join(lines)}]
+
+
+def _read_answer(content: str) -> tuple[list[Asked], bool]:
+    try:
+        answer = _Answer.model_validate_json(content)
+    except ValidationError as error:
+        raise UnusableTurnError(f"no searches in the model's turn: {content[:80]!r}") from error
+    queries = dict.fromkeys(query.strip()[:QUERY] for query in answer.searches[:SEARCHES_A_TURN])
+    return [Asked(Search(query=query)) for query in queries if query], answer.done
+
+
+def _read_call(call: dict[str, Any]) -> Asked:
+    if call["name"] != "search_labels":
+        return Asked(None, call["id"], f"there is no tool {call['name']!r}; call search_labels")
+    try:
+        return Asked(Search.model_validate(call["args"]), call["id"])
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        return Asked(None, call["id"], f"search_labels: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")

@@ -1,0 +1,1 @@
+"""The two phases composed: the state machine, its log, and many documents."""

