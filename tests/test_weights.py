@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub import constants
 
 from ctd_agent.agents import weights as module
-from ctd_agent.agents.weights import Weights, cache_folder, fetch, hub_file, status
+from ctd_agent.agents.weights import Weights, fetch, hub_file, status
+from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 
 BYTES = bytes(range(250)) * 6

@@ -4,6 +4,7 @@ Every engine is an OpenAI-compatible endpoint behind one client. Nothing else in
 an engine by name.
 """
 
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -23,6 +24,14 @@ CONTEXT = 8_192  # tokens a conversation may hold in the local engine
 TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
 TOP_LOGPROBS = 20  # what OpenAI's API admits at most
 
+SPECS = {
+    "local": "Qwen2.5-Coder-1.5B-Instruct Q4_K_M on llama.cpp, in this process; needs nothing else",
+    "gguf:FILE": "llama.cpp in this process on a .gguf file, or on OWNER/REPO/FILE.gguf from the Hugging Face Hub",
+    "openai:MODEL[@URL]": "an OpenAI-compatible endpoint; its key is in OPENAI_API_KEY",
+    "vllm:MODEL@URL": "a vLLM server that runs already",
+    "PROVIDER:MODEL": "whatever LangChain's init_chat_model accepts, with the extra `langchain`",
+}
+
 
 class EngineError(CtdError):
     """The engine did not answer; `exchange` holds what it was sent, and what it had answered before."""
@@ -38,12 +47,14 @@ class ChatModel:
 
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
+    `slots`: the documents it carries at once.
     """
 
     spec: str
     chat: BaseChatModel
     native_tools: bool = True
     listwise: bool = True
+    slots: int = 8
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
         """Send the exchange's prompts one by one; return it with the replies.
@@ -129,7 +140,7 @@ def _gguf(name: str) -> Path:
 
 def _llama(spec: str, weights: Path) -> ChatModel:
     url = _llama_server(weights.resolve())
-    return ChatModel(spec, _openai(weights.stem, f"{url}/v1"), native_tools=False, listwise=False)
+    return ChatModel(spec, _openai(weights.stem, f"{url}/v1"), native_tools=False, listwise=False, slots=1)
 
 
 _starting = threading.Lock()
@@ -165,10 +176,11 @@ def _reply(message: Any, seconds: float) -> Reply:
         raise TypeError(f"the chat model answered with a {type(message).__name__}, not a message")
     usage: dict[str, Any] = dict(message.usage_metadata or {})
     first = ((message.response_metadata.get("logprobs") or {}).get("content") or [{}])[0]
+    calls = [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in message.tool_calls]
     return Reply(
-        content=message.text,
-        reasoning=str(message.additional_kwargs.get("reasoning_content") or ""),
-        tool_calls=[{"name": call["name"], "args": call["args"], "id": call["id"]} for call in message.tool_calls],
+        content=_encodable(message.text),
+        reasoning=_encodable(str(message.additional_kwargs.get("reasoning_content") or "")),
+        tool_calls=json.loads(_encodable(json.dumps(calls, ensure_ascii=False))),
         logprobs={top["token"]: top["logprob"] for top in first.get("top_logprobs") or []},
         usage=Usage(
             calls=1,
@@ -178,3 +190,8 @@ def _reply(message: Any, seconds: float) -> Reply:
             seconds=seconds,
         ),
     )
+
+
+def _encodable(text: str) -> str:
+    # JSON of a model's making may hold lone surrogates, which no file can.
+    return text.encode("utf-8", "replace").decode()

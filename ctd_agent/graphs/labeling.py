@@ -239,7 +239,7 @@ class _Nodes:
         """Return the command that leaves a node: the state's change, its transition, and where to."""
         change = change or {}
         exchange: Exchange | None = step.get("exchange")
-        document = (state | change)["document"]
+        document = Document.model_validate(change.get("document") or state["document"])
         agent = self._agents.get(node)
         transition = Transition(
             run=self._run.run,
@@ -249,7 +249,7 @@ class _Nodes:
             node=node,
             model=agent and agent.model.spec,
             prompt=agent and agent.prompt,
-            added=[id for id in change.get("candidates", {}) if id not in state.get("candidates", {})],
+            added=[new for new in change.get("candidates", {}) if new not in state.get("candidates", {})],
             **({"usage": exchange.usage} if exchange else {}) | step,
         )
         if step.get("failure"):

@@ -30,9 +30,9 @@ DOCUMENT_WEIGHT = 2.0  # of the search for the document itself
 def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dict[str, Candidate]:
     """Merge candidates by label id: all findings are kept, the scores add up."""
     merged = dict(known)
-    for id, new in found.items():
-        old = merged.get(id)
-        merged[id] = (
+    for key, new in found.items():
+        old = merged.get(key)
+        merged[key] = (
             new
             if old is None
             else Candidate(label=old.label, score=old.score + new.score, found_by=old.found_by + new.found_by)

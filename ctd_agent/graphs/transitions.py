@@ -77,13 +77,14 @@ class TransitionLog:
     def __init__(self, path: Path, run: Run) -> None:
         """Open the log at `path`, behind what is there, and write the run's header.
 
-        Raises UserError where the path cannot be written.
+        Raises UserError where the path cannot be written, or holds a run that this one cannot be mixed with.
         """
         self.run = run
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             cut_torn_line(path)
+            self._check(path)
             self._file = path.open("ab")
         except OSError as error:
             raise UserError(f"{path}: cannot write the transitions log here: {error.strerror}") from error
@@ -98,6 +99,15 @@ class TransitionLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _check(self, path: Path) -> None:
+        before = read_runs(path)[-1:] if path.exists() else []
+        different = before and before[0].differs(self.run)
+        if different:
+            raise UserError(
+                f"{path}: the run that is logged here differs from this one in {', '.join(different)}; "
+                f"choose another output or log file, or delete this one"
+            )
 
 
 def read_runs(path: Path) -> list[Run]:

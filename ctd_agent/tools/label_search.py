@@ -47,10 +47,14 @@ def found_text(names: Sequence[str]) -> str:
     return "; ".join(" ".join(name.split()) for name in names) or "nothing found"
 
 
-def log_entry(turn: int, query: str, limit: int, hits: Sequence[Hit]) -> SearchResult:
-    """Return a search as the transitions log keeps it."""
-    found = [
+def found_labels(hits: Sequence[Hit]) -> list[FoundLabel]:
+    """Return hits as they are logged and printed: without the label's texts."""
+    return [
         FoundLabel(id=hit.label.id, name=hit.label.name, rank=rank, score=hit.score)
         for rank, hit in enumerate(hits, start=1)
     ]
-    return SearchResult(turn=turn, query=query, limit=limit, found=found)
+
+
+def log_entry(turn: int, query: str, limit: int, hits: Sequence[Hit]) -> SearchResult:
+    """Return a search as the transitions log keeps it."""
+    return SearchResult(turn=turn, query=query, limit=limit, found=found_labels(hits))

@@ -1,0 +1,258 @@
+"""The ctd-agent command: parse, call, print. Errors become exit codes here and nowhere else."""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ctd_agent.errors import CtdError, UserError
+
+if TYPE_CHECKING:
+    from ctd_agent.graphs.batch import Output
+    from ctd_agent.schema import Document, Label, LabeledDocument
+    from ctd_agent.tools.label_index import LabelIndex
+
+# Heavy imports wait inside the functions: `ctd-agent --help` answers at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Label documents from large catalogues: a model shortlists, then a model chooses.",
+)
+
+FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
+Embedder = Annotated[
+    str | None,
+    typer.Option(
+        help="minilm, static, sentence-transformers:MODEL or openai:MODEL[@URL]. "
+        "Default: minilm up to 20,000 labels, static beyond.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")]
+LabelIdColumn = Annotated[str | None, typer.Option(help="The catalogue's column of ids, where not `id`.")]
+NameColumn = Annotated[str | None, typer.Option(help="The catalogue's column of names, where not `name`.")]
+DescriptionColumn = Annotated[str | None, typer.Option(help="Its column of descriptions, where not `description`.")]
+AliasesColumn = Annotated[str | None, typer.Option(help="Its column of other names, where not `aliases`.")]
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 a fault of ours or of an engine, 2 the user's fault."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except CtdError as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:  # `ctd-agent ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+@app.command(epilog="Example: ctd-agent label documents.jsonl --labels catalogue.csv -o labelled.jsonl")
+def label(
+    documents: Annotated[str | None, typer.Argument(help=f"Documents: {FILES}.")] = None,
+    text: Annotated[str | None, typer.Option(help="One document, instead of a file.")] = None,
+    labels: Annotated[str | None, typer.Option(help=f"The catalogue: {FILES}. Its index is cached.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL@URL, or one of LangChain's names.")
+    ] = "local",
+    shortlister: Annotated[str | None, typer.Option(help="Another model for phase 1.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Another model for phase 2.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file for the results; the same command goes on where it was cut."),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="The transitions log. Default: OUTPUT.transitions.jsonl, or in the cache.")
+    ] = None,
+    embedder: Embedder = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Labels on the shortlist.")] = 30,
+    turns: Annotated[int, typer.Option(min=0, help="Model turns in phase 1.")] = 1,
+    searches: Annotated[int, typer.Option(min=0, help="Model searches in phase 1.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens a document may cost.")] = 50_000,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Seconds a document may take.")] = 600.0,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
+    ] = None,
+    unordered: Annotated[bool, typer.Option("--unordered", help="Write each result when it is done.")] = False,
+    as_json: Json = False,
+    id_column: Annotated[str | None, typer.Option(help="The documents' column of ids, where not `id`.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="The documents' column of texts, where not `text`.")] = None,
+    label_id_column: LabelIdColumn = None,
+    name_column: NameColumn = None,
+    description_column: DescriptionColumn = None,
+    aliases_column: AliasesColumn = None,
+) -> None:  # long by its options: their list is the command's documentation
+    """Label documents: the model shortlists candidates from the catalogue, then chooses."""
+    from ctd_agent.agents.models import load_model
+    from ctd_agent.agents.prompts import DEFAULT_TASK
+    from ctd_agent.console import note
+    from ctd_agent.graphs.batch import Output, label_documents
+    from ctd_agent.graphs.labeling import Budget, build_graph
+
+    todo = _documents(documents, text, {"id": id_column, "text": text_column})
+    out = Output(output) if output else None
+    todo, total = (out.left(todo) if out else todo), len(todo)
+    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
+    catalogue = _index(labels, index, embedder, columns)
+    phase1, phase2 = load_model(shortlister or model), load_model(selector or model)
+    where = log or _default_log(output)
+    graph = build_graph(
+        phase1,
+        phase2,
+        catalogue,
+        task=task or DEFAULT_TASK,
+        budget=Budget(turns, searches, candidates, max_tokens, max_seconds),
+        log=where,
+    )
+    results = label_documents(
+        graph, todo, concurrency=concurrency or min(phase1.slots, phase2.slots), ordered=not unordered
+    )
+    note(f"transitions log: {where}")
+    _report(results, out, total, total - len(todo), as_json=as_json or not sys.stdout.isatty())
+
+
+@app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")
+def index(
+    catalogue: Annotated[str, typer.Argument(help=f"The catalogue: {FILES}.")],
+    out: Annotated[str, typer.Option(help="A folder, or a Qdrant server's http(s)://HOST:6333/COLLECTION.")],
+    embedder: Embedder = None,
+    label_id_column: LabelIdColumn = None,
+    name_column: NameColumn = None,
+    description_column: DescriptionColumn = None,
+    aliases_column: AliasesColumn = None,
+) -> None:
+    """Build the index of a catalogue, for `label --index` and `search`."""
+    from ctd_agent.console import note, progress
+    from ctd_agent.tools.label_index import LabelIndex
+
+    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
+    labels = _labels(catalogue, columns)
+    with progress("indexing", len(labels)) as show:
+        built = LabelIndex.build(labels, out, embedder, show)
+    note(f"{out}: {len(labels):,} labels, embedder {built.manifest.embedder}")
+
+
+@app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')
+def search(
+    index: Annotated[str, typer.Argument(help="An index that `ctd-agent index` has built.")],
+    query: Annotated[str, typer.Argument(help="What to search for.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 10,
+    mode: Annotated[Literal["hybrid", "bm25", "dense"], typer.Option(help="Which side of the search.")] = "hybrid",
+    as_json: Json = False,
+) -> None:
+    """Search an index as the model does."""
+    from ctd_agent.console import hits_table, show_table
+    from ctd_agent.tools.label_index import LabelIndex
+    from ctd_agent.tools.label_search import found_labels
+
+    hits = LabelIndex.open(index).search(query, limit, mode)
+    if sys.stdout.isatty() and not as_json:
+        show_table(hits_table(hits))
+        return
+    for found in found_labels(hits):
+        sys.stdout.write(found.model_dump_json() + "\n")
+
+
+@app.command(epilog="Example: ctd-agent models --pull")
+def models(
+    pull: Annotated[bool, typer.Option("--pull", help="Fetch the weights of `local` now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which models there are, what `local` is, and how to get it."""
+    from ctd_agent.agents.models import SPECS
+    from ctd_agent.agents.weights import fetch, status
+    from ctd_agent.console import models_table, show_table
+
+    if pull:
+        fetch()
+    local = status()
+    if sys.stdout.isatty() and not as_json:
+        show_table(models_table(SPECS, local))
+    else:
+        sys.stdout.write(json.dumps({"local": local._asdict(), "specs": SPECS}, default=str) + "\n")
+
+
+def _documents(source: str | None, text: str | None, columns: dict[str, str | None]) -> "list[Document]":
+    from ctd_agent.files import read_documents
+    from ctd_agent.schema import Document
+
+    if (source is None) == (text is None):
+        raise UserError("give either a file of documents or --text")
+    if text is not None:
+        return [Document(id="text", text=text)]
+    return read_documents(str(source), {field: column for field, column in columns.items() if column})
+
+
+def _labels(source: str, columns: dict[str, str | None]) -> "list[Label]":
+    from ctd_agent.files import read_labels
+
+    return read_labels(source, {field: column for field, column in columns.items() if column})
+
+
+def _index(labels: str | None, index: str | None, embedder: str | None, columns: dict[str, str | None]) -> "LabelIndex":
+    from ctd_agent.console import progress
+    from ctd_agent.tools.index_cache import cached_index
+    from ctd_agent.tools.label_index import LabelIndex
+
+    if (labels is None) == (index is None):
+        raise UserError("give either --labels CATALOGUE or --index INDEX")
+    if index is not None:
+        return LabelIndex.open(index, embedder)
+    catalogue = _labels(str(labels), columns)
+    with progress("indexing", len(catalogue)) as show:
+        return cached_index(catalogue, embedder, show)
+
+
+def _default_log(output: Path | None) -> Path:
+    if output is not None:
+        return output.with_name(output.name + ".transitions.jsonl")
+    from ctd_agent.cache import cache_folder
+
+    return cache_folder() / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
+
+
+def _report(
+    results: "Iterable[LabeledDocument]", out: "Output | None", total: int, done: int, *, as_json: bool
+) -> None:
+    """Write every result as it comes: to the output file, else to standard output."""
+    from ctd_agent.console import failure_text, note, progress, result_table, show_table
+
+    failed: Counter[str] = Counter()
+    with progress("labelling", total, done) as show:
+        for result in results:
+            if out is not None:
+                out.write(result)
+            elif as_json:
+                sys.stdout.write(result.model_dump_json() + "\n")
+                sys.stdout.flush()
+            else:
+                show_table(result_table(result))
+            done += 1
+            show(done)
+            if result.failure is not None:
+                failed[result.failure.kind] += 1
+                note(f"{result.id}: {failure_text(result.failure)}")
+    if failed:
+        note(f"{failed.total()} of {total} documents failed: {dict(failed)}")
+    if failed["engine"] or failed["internal"]:
+        raise typer.Exit(1)

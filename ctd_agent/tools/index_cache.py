@@ -1,0 +1,39 @@
+"""A catalogue's index in the cache: built once for its content and embedder, then opened."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+
+from filelock import FileLock
+
+from ctd_agent.cache import cache_folder
+from ctd_agent.errors import UserError
+from ctd_agent.schema import Label
+from ctd_agent.tools.embedding import default_embedder
+from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
+
+
+def cached_index(
+    labels: Sequence[Label], embedder: str | None = None, progress: Callable[[int], None] = lambda _: None
+) -> LabelIndex:
+    """Return the index of a catalogue, building it where the cache has none.
+
+    Raises UserError where the cache cannot be written.
+    """
+    spec = embedder or default_embedder(len(labels))
+    key = hashlib.sha256(f"{FORMAT} {spec} {fingerprint(labels)}".encode()).hexdigest()[:24]
+    folder = cache_folder() / "indexes" / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # another process may be building it
+            if not folder.exists():
+                draft = folder.with_name(f"{key}.part")
+                shutil.rmtree(draft, ignore_errors=True)  # a build that was cut
+                LabelIndex.build(labels, draft, spec, progress)
+                os.replace(draft, folder)
+            return LabelIndex.open(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder.parent}: {error}; make room there, or set CTD_AGENT_CACHE to another folder"
+        ) from error

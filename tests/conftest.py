@@ -1,0 +1,107 @@
+"""A scripted chat model for unit tests, and a small real index."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field
+
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.schema import Label
+from ctd_agent.tools.label_index import LabelIndex
+
+LABELS = [
+    Label(id="rates", name="Interest rates", description="Decisions of central banks"),
+    Label(id="inflation", name="Inflation", aliases=["consumer prices"]),
+    Label(id="football", name="Football", description="Matches, clubs and players"),
+    Label(id="tennis", name="Tennis"),
+    Label(id="elections", name="Elections", description="Votes and campaigns"),
+    Label(id="banks", name="Commercial banks"),
+    Label(id="housing", name="Housing market", description="Mortgages and house prices"),
+    Label(id="health", name="Public health"),
+]
+
+Answer = Callable[[list[dict[str, Any]], dict[str, Any]], AIMessage]
+
+
+class ScriptedModel(BaseChatModel):
+    """Answers from a queue, then by `otherwise`; keeps every prompt it was sent. An Exception is raised."""
+
+    queue: list[Any] = Field(default_factory=list)
+    otherwise: Any = None
+    prompts: list[Any] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **options: Any) -> ChatResult:
+        sent = convert_to_openai_messages(messages)
+        assert isinstance(sent, list)
+        self.prompts.append(sent)
+        answer = self.queue.pop(0) if self.queue else self.otherwise(sent, options)
+        if isinstance(answer, Exception):
+            raise answer
+        message = answer if isinstance(answer, AIMessage) else AIMessage(answer)
+        message.usage_metadata = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105}
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def yes_or_no(probability: float) -> AIMessage:
+    """An answer whose first token is yes with this probability, as an engine reports it."""
+    top = [{"token": "Yes", "logprob": math.log(probability)}, {"token": "No", "logprob": math.log(1 - probability)}]
+    return AIMessage("Yes" if probability > 0.5 else "No", response_metadata={"logprobs": {"content": [{"top_logprobs": top}]}})
+
+
+def likes(*names: str) -> Answer:
+    """A pointwise model that says yes to these labels' names and no to others."""
+
+    def answer(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage:
+        question = prompt[-1]["content"].rpartition("Label: ")[2]
+        return yes_or_no(0.99 if any(question.startswith(name) for name in names) else 0.01)
+
+    return answer
+
+
+@pytest.fixture
+def small() -> Callable[..., ChatModel]:
+    """Make a small model: searches by schema, chooses pointwise."""
+
+    def make(*queue: Any, otherwise: Answer | None = None) -> ChatModel:
+        chat = ScriptedModel(queue=list(queue), otherwise=otherwise or likes())
+        return ChatModel("scripted:small", chat, native_tools=False, listwise=False, slots=1)
+
+    return make
+
+
+@pytest.fixture
+def large() -> Callable[..., ChatModel]:
+    """Make a large model: native tool calls, chooses listwise."""
+
+    def make(*queue: Any, otherwise: Answer | None = None) -> ChatModel:
+        return ChatModel("scripted:large", ScriptedModel(queue=list(queue), otherwise=otherwise))
+
+    return make
+
+
+def calls(*queries: str) -> AIMessage:
+    """A turn with one search_labels call a query."""
+    return AIMessage(
+        "", tool_calls=[{"name": "search_labels", "args": {"query": query}, "id": f"call-{i}"} for i, query in enumerate(queries)]
+    )
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> LabelIndex:
+    """A real index of eight labels."""
+    return build_index(LABELS, tmp_path_factory.mktemp("index") / "index")
+
+
+def build_index(labels: Sequence[Label], folder: Path) -> LabelIndex:
+    """Index labels with the shipped static encoder: no other takes milliseconds."""
+    return LabelIndex.build(labels, folder, "static")
