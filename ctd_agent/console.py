@@ -1,33 +1,45 @@
 """What people see: progress and notes on stderr, tables on stdout."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ctd_agent.agents.weights import Status
 from ctd_agent.schema import Failure, LabeledDocument
-from ctd_agent.tools.label_index import Hit
+
+if TYPE_CHECKING:
+    from ctd_agent.agents.weights import Status
+    from ctd_agent.tools.label_index import Hit
 
 QUIET = 10.0  # seconds between progress lines where stderr is no terminal
 
 
+class Show(Protocol):
+    """Shows how many are done; `print_above` is run with nothing of ours on the terminal's last line."""
+
+    def __call__(self, done: int, print_above: Callable[[], None] = lambda: None) -> None: ...
+
+
+def plain(text: str) -> Text:
+    """Return a text that is shown as it is: no markup, and no control character reaches the terminal."""
+    return Text(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text))
+
+
 def note(message: str) -> None:
     """Say something on stderr, as plain text."""
-    Console(stderr=True, soft_wrap=True).print(Text(message))
+    Console(stderr=True, soft_wrap=True).print(plain(message))
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress on stderr: a bar on a terminal, else a line every few seconds and one at the end.
-
-    Yields the function to call with the number done so far.
-    """
+def progress(what: str, total: int, done: int = 0) -> Iterator[Show]:
+    """Show progress on stderr: a bar on a terminal, else a line every few seconds and one at the end."""
     if not sys.stderr.isatty():
         yield _lines(what, total)
         return
@@ -38,16 +50,24 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], N
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as bar:
         task = bar.add_task(what, total=total, completed=done)
-        yield lambda now: bar.update(task, completed=now)
+
+        def show(done: int, print_above: Callable[[], None] = lambda: None) -> None:
+            bar.stop()  # erases it: stdout may be the same terminal
+            print_above()
+            bar.update(task, completed=done)
+            bar.start()
+
+        yield show
 
 
-def _lines(what: str, total: int) -> Callable[[int], None]:
+def _lines(what: str, total: int) -> Show:
     last = monotonic()
 
-    def show(done: int) -> None:
+    def show(done: int, print_above: Callable[[], None] = lambda: None) -> None:
         nonlocal last
+        print_above()
         if done == total or monotonic() - last > QUIET:
             last = monotonic()
             note(f"{what}: {done}/{total}")
@@ -63,11 +83,11 @@ def show_table(table: Table) -> None:
 def result_table(result: LabeledDocument) -> Table:
     """Return a labelled document as a table: a row a label, what went wrong below it."""
     table = Table(
-        "#", "label", "id", "score", "reason", title=Text(result.id), title_justify="left", caption_justify="left"
+        "#", "label", "id", "score", "reason", title=plain(result.id), title_justify="left", caption_justify="left"
     )
     for chosen in result.labels:
         row = (str(chosen.rank), chosen.name, chosen.id, f"{chosen.score:.2f}", chosen.reason)
-        table.add_row(*map(Text, row))
+        table.add_row(*map(plain, row))
     remarks = []
     if result.truncated_from is not None:
         remarks.append(f"Only the beginning of {result.truncated_from:,} characters was read.")
@@ -75,7 +95,7 @@ def result_table(result: LabeledDocument) -> Table:
         remarks.append(failure_text(result.failure))
     elif not result.labels:
         remarks.append("No label applies.")
-    table.caption = Text("\n".join(remarks)) if remarks else None
+    table.caption = plain("\n".join(remarks)) if remarks else None
     return table
 
 
@@ -84,20 +104,20 @@ def failure_text(failure: Failure) -> str:
     return f"{failure.phase} failed ({failure.kind}): {' '.join(failure.message.split())[:300]}"
 
 
-def models_table(specs: Mapping[str, str], local: Status) -> Table:
+def models_table(specs: Mapping[str, str], local: "Status") -> Table:
     """Return what a model spec can be, and whether the weights of `local` are here."""
     table = Table("model", "what it is", title="Models", title_justify="left", caption_justify="left")
     for spec, meaning in specs.items():
-        table.add_row(Text(spec), Text(meaning))
+        table.add_row(plain(spec), plain(meaning))
     where = f"in {local.path}" if local.present else "not fetched yet: `ctd-agent models --pull`, or at first use"
-    table.caption = Text(f"local: {local.path.stem}, {local.size / 1e9:.2f} GB, {local.licence}; {where}")
+    table.caption = plain(f"local: {local.path.stem}, {local.size / 1e9:.2f} GB, {local.licence}; {where}")
     return table
 
 
-def hits_table(hits: Sequence[Hit]) -> Table:
+def hits_table(hits: "Sequence[Hit]") -> Table:
     """Return search hits as a table."""
     table = Table("#", "id", "name", "score", "description")
     for rank, hit in enumerate(hits, start=1):
         description = " ".join(hit.label.description.split())[:80]
-        table.add_row(*map(Text, (str(rank), hit.label.id, hit.label.name, f"{hit.score:.4f}", description)))
+        table.add_row(*map(plain, (str(rank), hit.label.id, hit.label.name, f"{hit.score:.4f}", description)))
     return table

@@ -1,5 +1,6 @@
 """A scripted chat model for unit tests, and a small real index."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,20 +31,29 @@ Answer = Callable[[list[dict[str, Any]], dict[str, Any]], AIMessage]
 
 
 class ScriptedModel(BaseChatModel):
-    """Answers from a queue, then by `otherwise`; keeps every prompt it was sent. An Exception is raised."""
+    """Answers from a queue, then by `otherwise`; an Exception among the answers is raised.
+
+    Keeps every prompt it was sent, in OpenAI's message format, and the options it was sent with.
+    """
 
     queue: list[Any] = Field(default_factory=list)
     otherwise: Any = None
-    prompts: list[Any] = Field(default_factory=list)
+    prompts: list[list[dict[str, Any]]] = Field(default_factory=list)
+    options: list[dict[str, Any]] = Field(default_factory=list)
 
     @property
     def _llm_type(self) -> str:
         return "scripted"
 
-    def _generate(self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **options: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **options: Any
+    ) -> ChatResult:
         sent = convert_to_openai_messages(messages)
         assert isinstance(sent, list)
         self.prompts.append(sent)
+        self.options.append(options)
+        if not self.queue and self.otherwise is None:
+            raise RuntimeError("the script has no other answer")
         answer = self.queue.pop(0) if self.queue else self.otherwise(sent, options)
         if isinstance(answer, Exception):
             raise answer
@@ -55,7 +65,19 @@ class ScriptedModel(BaseChatModel):
 def yes_or_no(probability: float) -> AIMessage:
     """An answer whose first token is yes with this probability, as an engine reports it."""
     top = [{"token": "Yes", "logprob": math.log(probability)}, {"token": "No", "logprob": math.log(1 - probability)}]
-    return AIMessage("Yes" if probability > 0.5 else "No", response_metadata={"logprobs": {"content": [{"top_logprobs": top}]}})
+    return AIMessage(
+        "Yes" if probability > 0.5 else "No", response_metadata={"logprobs": {"content": [{"top_logprobs": top}]}}
+    )
+
+
+def chosen(*numbers: int) -> str:
+    """A listwise answer that chooses these numbers of the shortlist."""
+    return json.dumps({"reasoning": "They fit.", "labels": [{"number": n, "score": 0.9, "reason": ""} for n in numbers]})
+
+
+def searches(*queries: str, done: bool = False) -> str:
+    """A search turn of a model without tool calls."""
+    return json.dumps({"searches": queries, "done": done})
 
 
 def likes(*names: str) -> Answer:
@@ -92,7 +114,10 @@ def large() -> Callable[..., ChatModel]:
 def calls(*queries: str) -> AIMessage:
     """A turn with one search_labels call a query."""
     return AIMessage(
-        "", tool_calls=[{"name": "search_labels", "args": {"query": query}, "id": f"call-{i}"} for i, query in enumerate(queries)]
+        "",
+        tool_calls=[
+            {"name": "search_labels", "args": {"query": query}, "id": f"call-{i}"} for i, query in enumerate(queries)
+        ],
     )
 
 

@@ -5,7 +5,9 @@ an engine by name.
 """
 
 import json
+import math
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
@@ -22,13 +25,14 @@ from ctd_agent.schema import Exchange, Reply, Usage
 
 CONTEXT = 8_192  # tokens a conversation may hold in the local engine
 TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
-TOP_LOGPROBS = 20  # what OpenAI's API admits at most
+CONNECT = 5.0  # seconds to reach an endpoint: one that is not there must not hold up every document
+RETRIES = 2  # by the client, of what may pass: no connection, 408, 409, 429, 5xx; it heeds Retry-After
 
 SPECS = {
     "local": "Qwen2.5-Coder-1.5B-Instruct Q4_K_M on llama.cpp, in this process; needs nothing else",
     "gguf:FILE": "llama.cpp in this process on a .gguf file, or on OWNER/REPO/FILE.gguf from the Hugging Face Hub",
-    "openai:MODEL[@URL]": "an OpenAI-compatible endpoint; its key is in OPENAI_API_KEY",
-    "vllm:MODEL@URL": "a vLLM server that runs already",
+    "openai:MODEL[@URL]": "an OpenAI-compatible endpoint, its key in OPENAI_API_KEY; a URL without a path gets /v1",
+    "vllm:MODEL@URL": "a vLLM server that runs already; a URL without a path gets /v1",
     "PROVIDER:MODEL": "whatever LangChain's init_chat_model accepts, with the extra `langchain`",
 }
 
@@ -71,7 +75,7 @@ class ChatModel:
                 message = bound.invoke(convert_to_messages(prompt))
                 reply = _reply(message, perf_counter() - started)
             except Exception as error:  # every engine and client has its own
-                raise EngineError(f"{self.spec}: {type(error).__name__}: {error}", exchange) from error
+                raise EngineError(f"{self.spec}: {_reason(error)}", exchange) from error
             exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
         return exchange
 
@@ -87,60 +91,120 @@ def load_model(spec: str) -> ChatModel:
         from ctd_agent.agents.weights import fetch
 
         return _llama(spec, fetch())
-    if engine == "gguf" and name:
-        return _llama(spec, _gguf(name))
-    if engine in ("openai", "vllm") and name:
-        model, _, url = name.partition("@")
-        if engine == "vllm" and not url:
-            raise UserError(
-                f"{spec}: start it with `vllm serve {model}`, then name it vllm:{model}@http://HOST:PORT/v1"
-            )
-        return ChatModel(spec, _openai(model, url or None))
+    if engine in ("gguf", "openai", "vllm") and not name:
+        raise UserError(f"{spec}: name a model behind it; {_FORMS}")
+    if engine == "gguf":
+        return _llama(spec, _gguf(spec, name))
+    if engine in ("openai", "vllm"):
+        return ChatModel(spec, _openai(*_endpoint(spec, engine, name)))
     return ChatModel(spec, _other(spec))
 
 
-def _openai(model: str, url: str | None) -> BaseChatModel:
-    from langchain_openai import ChatOpenAI
+_FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL@URL"
+
+
+def _endpoint(spec: str, engine: str, name: str) -> tuple[str, str | None]:
+    """Return the model and the base URL that `MODEL[@URL]` names; a model's own name may hold an @."""
+    found = re.fullmatch(r"(.+?)@(https?://.+)", name)
+    if found and urlsplit(found[2]).hostname:
+        model, url = found[1], found[2].rstrip("/")
+        return model, url if urlsplit(url).path else f"{url}/v1"
+    if engine == "vllm":
+        model = name.partition("@")[0]
+        raise UserError(f"{spec}: start it with `vllm serve {model}`, then name it vllm:{model}@http://HOST:PORT")
+    if "@" in name:  # were it taken for a model's name, the documents would go to OpenAI
+        raise UserError(f"{spec}: what follows the @ is no http:// or https:// URL")
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise UserError(f"{spec}: set OPENAI_API_KEY, or name an endpoint: {spec}@http://HOST:PORT")
+    return name, None
+
+
+def _openai(model: str, url: str | None, **options: Any) -> BaseChatModel:
+    from openai import Timeout
     from pydantic import SecretStr
 
-    key = os.environ.get("OPENAI_API_KEY")
-    if key is None and url is None:
-        raise UserError(f"openai:{model}: set OPENAI_API_KEY, or name an endpoint: openai:{model}@http://HOST:PORT/v1")
-    return ChatOpenAI(model=model, base_url=url, api_key=SecretStr(key or "none"), timeout=TIMEOUT, max_retries=2)
+    options = {"max_retries": RETRIES, "timeout": Timeout(TIMEOUT, connect=CONNECT)} | options
+    if url:
+        options["base_url"] = url
+        if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):
+            options |= {"compatible": True, "use_responses_api": False}
+    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
+    chat: BaseChatModel = _client()(model=model, api_key=key, **options)
+    return chat
+
+
+@cache
+def _client() -> type[BaseChatModel]:
+    """Return LangChain's client with three gaps closed; importing it takes a second."""
+    from langchain_openai import ChatOpenAI
+
+    class Client(ChatOpenAI):
+        compatible: bool = False  # not OpenAI's own
+
+        def _get_request_payload(self, *args: Any, **options: Any) -> dict[str, Any]:
+            # Past the client's own parser: of an answer that max_tokens cut it raises, and shows nothing.
+            payload = super()._get_request_payload(*args, **options)
+            if "messages" in payload and "response_format" in payload:
+                extra = payload.get("extra_body") or {}
+                payload["extra_body"] = {**extra, "response_format": payload.pop("response_format")}
+            if self.compatible and "max_completion_tokens" in payload:
+                # OpenAI has renamed it; Ollama and LM Studio ignore the new name, Mistral refuses it.
+                payload["max_tokens"] = payload.pop("max_completion_tokens")
+            return payload
+
+        def _create_chat_result(self, response: Any, *args: Any) -> Any:
+            # The reasoning that engines send beside the content is no part of OpenAI's API.
+            result = super()._create_chat_result(response, *args)
+            if not result.generations:
+                raise ValueError("the engine's answer has no choices")
+            extra = response.choices[0].message.model_extra or {}
+            reasoning = extra.get("reasoning_content") or extra.get("reasoning")
+            result.generations[0].message.additional_kwargs["reasoning_content"] = reasoning
+            return result
+
+    return Client
 
 
 def _other(spec: str) -> BaseChatModel:
     try:
         from langchain.chat_models import init_chat_model
     except ImportError as error:
-        raise UserError(
-            f"{spec}: not one of local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL@URL; "
-            f"for LangChain's own model names, pip install 'ctd-agent[langchain]'"
-        ) from error
+        raise UserError(f"{spec}: {_FORMS}; for LangChain's names, pip install 'ctd-agent[langchain]'") from error
     try:
         model = init_chat_model(spec)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"{spec}: {error}") from error
+    except Exception as error:  # every provider has its own for a missing key or package
+        raise UserError(f"{spec}: {_FORMS}, or a name LangChain knows: {_reason(error)}") from error
     assert isinstance(model, BaseChatModel)  # noqa: S101 - a fixed model was asked for
     return model
 
 
-def _gguf(name: str) -> Path:
-    path = Path(name)
+def _gguf(spec: str, name: str) -> Path:
+    path = Path(name).expanduser()  # behind a colon no shell does it
     if path.suffix != ".gguf":
-        raise UserError(f"gguf:{name}: name a .gguf file, or OWNER/REPO/FILE.gguf on the Hugging Face Hub")
-    if path.is_file():
-        return path
-    if len(path.parts) != 3 or path.is_absolute():
-        raise UserError(f"gguf:{name}: no such file")
-    from ctd_agent.agents.weights import hub_file
+        raise UserError(f"{spec}: name a .gguf file, or OWNER/REPO/FILE.gguf on the Hugging Face Hub")
+    if not path.is_file():
+        if len(path.parts) != 3 or path.is_absolute():
+            raise UserError(f"{spec}: no such file")
+        from ctd_agent.agents.weights import hub_file
 
-    return hub_file(name)
+        path = hub_file(name)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"{spec}: cannot be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise UserError(f"{spec}: not a GGUF file, whatever its name")
+    return path
 
 
 def _llama(spec: str, weights: Path) -> ChatModel:
-    url = _llama_server(weights.resolve())
-    return ChatModel(spec, _openai(weights.stem, f"{url}/v1"), native_tools=False, listwise=False, slots=1)
+    from openai import DefaultHttpxClient
+
+    url = f"{_llama_server(weights.resolve())}/v1"
+    # Our own process: never by way of a proxy; and what fails in it once fails again.
+    chat = _openai(weights.stem, url, http_client=DefaultHttpxClient(trust_env=False), max_retries=0)
+    return ChatModel(spec, chat, native_tools=False, listwise=False, slots=1)
 
 
 _starting = threading.Lock()
@@ -163,12 +227,17 @@ def _start_llama(weights: Path) -> tuple[Any, str]:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _processors()
     try:
         server = xllamacpp.Server(params)
     except Exception as error:
-        raise CtdError(f"{weights}: llama.cpp cannot load it ({error})") from error
+        raise CtdError(f"{weights}: llama.cpp cannot load it; damaged, or too large? ({error})") from error
     return server, server.listening_address
+
+
+def _processors() -> int:
+    # Those this process may use; macOS cannot tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reply(message: Any, seconds: float) -> Reply:
@@ -176,12 +245,15 @@ def _reply(message: Any, seconds: float) -> Reply:
         raise TypeError(f"the chat model answered with a {type(message).__name__}, not a message")
     usage: dict[str, Any] = dict(message.usage_metadata or {})
     first = ((message.response_metadata.get("logprobs") or {}).get("content") or [{}])[0]
-    calls = [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in message.tool_calls]
+    # Likeliest first; two tokens may look the same, and JSON has no infinity.
+    likeliest = {t["token"]: t["logprob"] for t in reversed(first.get("top_logprobs") or [])}
+    made = [*message.tool_calls, *message.invalid_tool_calls]  # the latter's arguments are no JSON: a string
+    calls = [{"name": call["name"] or "", "args": call["args"], "id": call["id"]} for call in made]
     return Reply(
         content=_encodable(message.text),
         reasoning=_encodable(str(message.additional_kwargs.get("reasoning_content") or "")),
         tool_calls=json.loads(_encodable(json.dumps(calls, ensure_ascii=False))),
-        logprobs={top["token"]: top["logprob"] for top in first.get("top_logprobs") or []},
+        logprobs={_encodable(token): value for token, value in likeliest.items() if math.isfinite(value)},
         usage=Usage(
             calls=1,
             prompt_tokens=usage.get("input_tokens", 0),
@@ -195,3 +267,9 @@ def _reply(message: Any, seconds: float) -> Reply:
 def _encodable(text: str) -> str:
     # JSON of a model's making may hold lone surrogates, which no file can.
     return text.encode("utf-8", "replace").decode()
+
+
+def _reason(error: Exception) -> str:
+    """Return an error on one line, with what lies under it: `Connection error.` alone helps nobody."""
+    under = f" ({error.__cause__})" if error.__cause__ else ""
+    return _encodable(" ".join(f"{type(error).__name__}: {error}{under}".split())[:500])

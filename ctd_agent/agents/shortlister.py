@@ -10,11 +10,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ctd_agent.agents.models import ChatModel
-from ctd_agent.agents.prompts import VERSIONS, Message, search_prompt
+from ctd_agent.agents.prompts import VERSIONS, Message, defused, search_prompt
 from ctd_agent.schema import Exchange, Reply
 from ctd_agent.tools.label_search import QUERY, Search
 
-TURN_TOKENS = 400  # of a search turn's answer: a model that never stops is cut here
+TURN_TOKENS = 400  # of a search turn's answer under the schema: a model that never stops is cut here
+NATIVE_TURN_TOKENS = 4_096  # of one with tool calls: such a model may reason first
 SEARCHES_A_TURN = 8
 
 # What a model that makes no tool calls of its own may answer.
@@ -62,19 +63,24 @@ class Shortlister:
         self.model = model
         self._task = task
 
-    def opening(self, text: str, found: str) -> list[Message]:
-        """Return the conversation's first messages: the document and what its own search found."""
-        return search_prompt(text, self._task, found, SEARCHES_A_TURN, native=self.model.native_tools)
+    def opening(self, text: str, found: str, searches: int) -> list[Message]:
+        """Return the conversation's first messages: the document and what its own search found.
+
+        `searches` is how many the model has in all.
+        """
+        limit = min(SEARCHES_A_TURN, searches)
+        return search_prompt(text, self._task, found, limit, native=self.model.native_tools)
 
     def ask(self, messages: list[Message], tool: BaseTool) -> Exchange:
         """Ask the model for its next searches. Raises EngineError when the engine fails."""
-        options: dict[str, Any] = {"temperature": 0, "max_tokens": TURN_TOKENS}
+        options: dict[str, Any] = {"temperature": 0}
         if self.model.native_tools:
-            options["tools"] = [convert_to_openai_tool(tool)]
+            options |= {"max_tokens": NATIVE_TURN_TOKENS, "tools": [convert_to_openai_tool(tool)]}
         else:
-            options["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"name": "searches", "schema": _SCHEMA, "strict": True},
+            schema = {"name": "searches", "schema": _SCHEMA, "strict": True}
+            options |= {
+                "max_tokens": TURN_TOKENS,
+                "response_format": {"type": "json_schema", "json_schema": schema},
             }
         return self.model.ask(Exchange(messages=messages, options=options))
 
@@ -88,14 +94,14 @@ class Shortlister:
         return [_read_call(call) for call in reply.tool_calls], not reply.tool_calls
 
     def reply_message(self, reply: Reply) -> Message:
-        """Return the model's turn as the conversation keeps it."""
-        message: Message = {"role": "assistant", "content": reply.content}
+        """Return the model's turn as the conversation keeps it: what it copied from a document is defused too."""
+        message: Message = {"role": "assistant", "content": defused(reply.content)}
         if reply.tool_calls:
             message["tool_calls"] = [
                 {
-                    "id": call["id"],
+                    "id": _id(call),
                     "type": "function",
-                    "function": {"name": call["name"], "arguments": json.dumps(call["args"])},
+                    "function": {"name": defused(call["name"]), "arguments": _arguments(call)},
                 }
                 for call in reply.tool_calls
             ]
@@ -103,12 +109,10 @@ class Shortlister:
 
     def result_messages(self, asked: Sequence[Asked], results: Sequence[str]) -> list[Message]:
         """Return what tells the model the results of its searches, in the order it asked for them."""
+        pairs = list(zip(asked, map(defused, results), strict=True))
         if self.model.native_tools:
-            return [
-                {"role": "tool", "tool_call_id": a.call, "content": result}
-                for a, result in zip(asked, results, strict=True)
-            ]
-        lines = [f"{a.search.query}: {result}" for a, result in zip(asked, results, strict=True) if a.search]
+            return [{"role": "tool", "tool_call_id": one.call, "content": result} for one, result in pairs]
+        lines = [f"{defused(one.search.query)}: {result}" for one, result in pairs if one.search]
         return [{"role": "user", "content": "\n".join(lines)}]
 
 
@@ -117,15 +121,24 @@ def _read_answer(content: str) -> tuple[list[Asked], bool]:
         answer = _Answer.model_validate_json(content)
     except ValidationError as error:
         raise UnusableTurnError(f"no searches in the model's turn: {content[:80]!r}") from error
-    queries = dict.fromkeys(query.strip()[:QUERY] for query in answer.searches[:SEARCHES_A_TURN])
+    queries = [query.strip()[:QUERY] for query in answer.searches[:SEARCHES_A_TURN]]
     return [Asked(Search(query=query)) for query in queries if query], answer.done
 
 
 def _read_call(call: dict[str, Any]) -> Asked:
     if call["name"] != "search_labels":
-        return Asked(None, call["id"], f"there is no tool {call['name']!r}; call search_labels")
+        return Asked(None, _id(call), f"there is no tool {call['name'][:80]!r}; call search_labels")
     try:
-        return Asked(Search.model_validate(call["args"]), call["id"])
+        return Asked(Search.model_validate(call["args"]), _id(call))
     except ValidationError as error:
         wrong = error.errors()[0]
-        return Asked(None, call["id"], f"search_labels: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")
+        return Asked(None, _id(call), f"search_labels: {'.'.join(map(str, wrong['loc'])) or 'call'}: {wrong['msg']}")
+
+
+def _id(call: dict[str, Any]) -> str:
+    return call["id"] or ""  # some engines give none, and match answers to calls by their order
+
+
+def _arguments(call: dict[str, Any]) -> str:
+    # Chat templates parse them, so what is not an object is left out; the error that answers it says why.
+    return defused(json.dumps(call["args"] if isinstance(call["args"], dict) else {}, ensure_ascii=False))

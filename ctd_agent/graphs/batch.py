@@ -1,15 +1,24 @@
 """Many documents through one graph: concurrently, in order, each result at once, and on from where it was."""
 
+import json
 import os
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from filelock import FileLock, Timeout
 
 from ctd_agent.errors import UserError
 from ctd_agent.files import append_line, cut_torn_line, read_records
 from ctd_agent.graphs.labeling import LabelingGraph
 from ctd_agent.schema import Document, Failure, LabeledDocument
+
+RETRIED = ("engine", "internal")  # the kinds of failure that are no fault of the document
 
 
 def label_documents(
@@ -18,29 +27,32 @@ def label_documents(
     """Yield the result of every document as it comes: in input order, or as each is done.
 
     `concurrency` is the number of documents under way at once; no more than twice as many are
-    held. A document that makes the graph itself fail has a Failure of its own.
+    held. A document that makes the graph itself fail has a Failure of its own. Closed early, it
+    begins no other document, and does not wait for those under way.
     """
     pending: deque[Future[LabeledDocument]] = deque()
     source = iter(documents)
-    with ThreadPoolExecutor(concurrency) as pool:
-        try:
-            while True:
-                while len(pending) < 2 * concurrency and (document := next(source, None)) is not None:
-                    pending.append(pool.submit(_label, graph, document))
-                if not pending:
-                    return
-                done = pending[0] if ordered else next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
-                yield done.result()
-                pending.remove(done)
-        finally:  # the reader has gone, or a key was pressed: begin no other document
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        while True:
+            while len(pending) < 2 * concurrency and (document := next(source, None)) is not None:
+                pending.append(pool.submit(_label, graph, document))
+            if not pending:
+                return
+            done = pending[0] if ordered else next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+            yield done.result()
+            pending.remove(done)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
     try:
         result: LabeledDocument = graph.invoke({"document": document})["result"]
     except Exception as error:  # whatever it is, it is this document's alone
-        failure = Failure(phase="select", kind="internal", message=f"{type(error).__name__}: {error}")
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        failure = Failure(phase="select", kind="internal", message=message)
         return LabeledDocument(id=document.id, labels=[], shortlist=[], usage={}, failure=failure)
     return result
 
@@ -48,52 +60,121 @@ def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
 class Output:
     """A file of results that a run appends to, and that the same run goes on with after it was cut.
 
-    A document whose engine failed does not count as done: its line is dropped, and it is tried again.
+    A document whose failure was not its own does not count as done: it is tried again, and its
+    line dropped. Nothing in the file is touched before the first result is written.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, behind the results that are there.
+        """Take the file, and note what is done; one process may have it at a time.
 
-        Raises UserError where it cannot be written or holds anything but results.
+        Raises UserError where it cannot be written, holds anything but results, or is taken.
         """
         self.path = path
+        self._file: IO[bytes] | None = None
+        self._done: dict[str, None] = {}  # ids, in the file's order
+        self._to_drop = False  # whether the file holds a failure that will be tried again
+        self._lock = FileLock(f"{path}.lock", timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.done = self._recover() if path.exists() else {}
-            self._file = path.open("ab")
+            self._lock.acquire()
+        except Timeout as error:
+            raise UserError(f"{path}: another run is writing its results here") from error
         except OSError as error:
-            raise UserError(f"{path}: cannot write the results here: {error.strerror}") from error
+            raise self._unwritable(error) from error
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
     def left(self, documents: Sequence[Document]) -> list[Document]:
         """Return the documents that have no result yet.
 
         Raises UserError where the file has results of other documents: it is another run's.
         """
-        strangers = self.done.keys() - {document.id for document in documents}
+        strangers = self._done.keys() - {document.id for document in documents}
         if strangers:
             raise UserError(
                 f"{self.path}: has the result of {min(strangers)!r}, which is not among the documents; "
                 f"give another file with --output, or delete this one"
             )
-        return [document for document in documents if document.id not in self.done]
+        return [document for document in documents if document.id not in self._done]
 
     def write(self, result: LabeledDocument) -> None:
-        """Append a result; it survives the death of this process."""
-        append_line(self._file, result)
-        self.done[result.id] = result
+        """Append a result; it survives the death of this process. Raises UserError for a full disk."""
+        try:
+            self._file = self._file or self._open()
+            append_line(self._file, result)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._done[result.id] = None
+
+    def sort(self, documents: Sequence[Document]) -> None:
+        """Bring the results into the documents' order, where failures or an unordered run have broken it."""
+        order = [document.id for document in documents if document.id in self._done]
+        if order == list(self._done):
+            return
+        self._close()
+        with self.path.open("rb") as file, self._draft.open("wb") as draft:
+            starts, start = {}, 0
+            for line in file:
+                if line.strip():
+                    starts[json.loads(line)["id"]] = start
+                start += len(line)
+            for key in order:
+                file.seek(starts[key])
+                draft.write(file.readline())
+        os.replace(self._draft, self.path)
+        self._done = dict.fromkeys(order)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and let other runs have it."""
+        self._close()
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
-    def _recover(self) -> dict[str, LabeledDocument]:
+    @property
+    def _draft(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def _recover(self) -> None:
+        try:
+            self.path.open("ab").close()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        for result in read_records(self.path, LabeledDocument):
+            if _to_retry(result):
+                self._to_drop = True
+            else:
+                self._done[result.id] = None
+
+    def _open(self) -> IO[bytes]:
         cut_torn_line(self.path)
-        results = list(read_records(self.path, LabeledDocument))
-        kept = [result for result in results if not (result.failure and result.failure.kind == "engine")]
-        if len(kept) < len(results):
-            draft = self.path.with_name(self.path.name + ".part")
-            with draft.open("wb") as file:
-                for result in kept:
-                    append_line(file, result)
-            os.replace(draft, self.path)
-        return {result.id: result for result in kept}
+        if self._to_drop:
+            with self._draft.open("wb") as draft:
+                for result in read_records(self.path, LabeledDocument):
+                    if not _to_retry(result):
+                        append_line(draft, result)
+            os.replace(self._draft, self.path)
+            self._to_drop = False
+        return self.path.open("ab")
+
+    def _close(self) -> None:
+        if self._file:
+            with suppress(OSError):  # of a line that the disk had no room for: `write` has told
+                self._file.close()
+            self._file = None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self.path}: cannot write the results here: {error.strerror}")
+
+
+def _to_retry(result: LabeledDocument) -> bool:
+    return result.failure is not None and result.failure.kind in RETRIED

@@ -4,11 +4,11 @@
                            └──▶ select ──▶ finish ──▶ END
 
 Every node but `finish` is a transition of the log. Budgets are checked before each call, and end
-a phase, never the run.
+a phase, never the run. An engine that fails ends the document: there is nobody left to ask.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -20,21 +20,23 @@ from langgraph.types import Command
 from ctd_agent.agents.models import ChatModel, EngineError, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
 from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector
-from ctd_agent.agents.shortlister import Asked, Shortlister, UnusableTurnError
+from ctd_agent.agents.shortlister import Shortlister, UnusableTurnError
+from ctd_agent.errors import UserError
 from ctd_agent.graphs.state import (
     LabelingInput,
     LabelingOutput,
     LabelingState,
     asked_before,
+    begin,
     found_by,
     merge,
     result,
     shortlist,
     spent,
 )
-from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run
-from ctd_agent.schema import Candidate, Document, Exchange, Failure, Phase, SearchResult, Selection, Usage
-from ctd_agent.tools.label_index import Hit, LabelIndex
+from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
+from ctd_agent.schema import Candidate, Document, Failure, Phase, SearchResult, Selection, Usage
+from ctd_agent.tools.label_index import LabelIndex
 from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
 
 DOCUMENT_HITS = 100  # labels that the document's own search brings
@@ -48,6 +50,7 @@ class Budget:
     `turns` and `searches` are the model's in phase 1; `candidates` go on the shortlist; `tokens`
     are those of all prompts and answers; `seconds` are of wall time. Of a longer document the
     first `document` bytes of UTF-8 are read: no tokenizer makes more tokens than that.
+    A call under way is not cut off. Raises UserError for a number below zero.
     """
 
     turns: int = 1
@@ -57,8 +60,11 @@ class Budget:
     seconds: float = 600.0
     document: int = 8_000
 
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0:
+            raise UserError(f"a budget is never below zero: {self}")
 
-Node = Literal["read", "shortlist", "search", "select"]
+
 Change = dict[str, Any]
 PHASES: dict[Node, Phase] = {"read": "search", "shortlist": "shortlist", "search": "search", "select": "select"}
 LabelingGraph = CompiledStateGraph[LabelingState, None, LabelingInput, LabelingOutput]
@@ -98,7 +104,8 @@ def build_graph(
         graph.add_node(node.__name__, node)
     graph.add_edge(START, "read")
     graph.add_edge("finish", END)
-    return graph.compile(name="labeling")
+    # Older releases of LangGraph stop a graph after 25 steps; a turn takes two.
+    return graph.compile(name="labeling").with_config(recursion_limit=2 * budget.turns + 10)
 
 
 class _Nodes:
@@ -124,108 +131,114 @@ class _Nodes:
 
     def read(self, state: LabelingState) -> Command[Literal["shortlist", "select", "finish"]]:
         """Cut the document to its budget and search for it: retrieval is the shortlist's ground."""
-        started = perf_counter()
-        document = Document.model_validate(state["document"])
-        text = document.text.encode()[: self._budget.document].decode(errors="ignore")
-        change: Change = {
-            "document": document,
-            "text": text,
-            "truncated_from": len(document.text) if len(text) < len(document.text) else None,
-            "started": started,
-            "turn": 0,
-        }
-        if not text.strip():
-            failure = Failure(phase="search", kind="empty_document", message="the document has no text")
-            return self._go(state, "read", "finish", change, failure=failure)
-        hits = self._index.search(text, DOCUMENT_HITS)
+        fresh = begin(Document.model_validate(state.get("document")), self._budget.document)
+        text, change = fresh["text"], Change(fresh)
+        if not text:
+            failure = _failure("search", "empty_document", "the document has no text")
+            return self._go(fresh, "read", "finish", change, text=text, failure=failure)
+        try:
+            hits = self._index.search(text, DOCUMENT_HITS)
+        except Exception as error:  # the index's engine and its embedder each have their own
+            failure = _failure("search", "engine", f"{type(error).__name__}: {error}")
+            return self._go(fresh, "read", "finish", change, text=text, failure=failure)
+        shown = found_text([hit.label.name for hit in hits[:SHOWN]])
         change["candidates"] = found_by(0, "", hits)
-        change["messages"] = self._shortlister.opening(text, found_text([hit.label.name for hit in hits[:SHOWN]]))
+        change["messages"] = self._shortlister.opening(text, shown, self._budget.searches)
+        goto: Goto = "shortlist" if self._budget.turns and self._budget.searches else "select"
         searches = [log_entry(0, "", DOCUMENT_HITS, hits)]
-        goto = "shortlist" if self._budget.turns and self._budget.searches else "select"
-        return self._go(state, "read", goto, change, searches=searches, text=text, usage=_since(started))
+        return self._go(fresh, "read", goto, change, text=text, searches=searches, usage=_since(fresh["started"]))
 
     def shortlist(self, state: LabelingState) -> Command[Literal["search", "select", "finish"]]:
         """Ask the model for searches that the document's own has missed."""
         turn = state["turn"] + 1
         if not self._within(state, Usage()):
-            return self._go(
-                state, "shortlist", "select", failure=_failure("shortlist", "budget", f"spent before turn {turn}")
-            )
+            failure = _failure("shortlist", "budget", f"spent before turn {turn}")
+            return self._go(state, "shortlist", "select", failure=failure)
         try:
             exchange = self._shortlister.ask(state["messages"], self._tool)
         except EngineError as error:
-            return self._go(
-                state,
-                "shortlist",
-                "finish",
-                exchange=error.exchange,
-                failure=_failure("shortlist", "engine", str(error)),
-            )
+            failure = _failure("shortlist", "engine", str(error))
+            return self._go(state, "shortlist", "finish", exchange=error.exchange, failure=failure)
         reply = exchange.replies[-1]
         try:
             asked, done = self._shortlister.read(reply)
         except UnusableTurnError as error:
             failure = _failure("shortlist", "invalid_output", str(error))
-            return self._go(state, "shortlist", "select", {"turn": turn}, exchange=exchange, failure=failure)
-        change = {"turn": turn, "asked": asked, "done": done, "messages": [self._shortlister.reply_message(reply)]}
+            return self._go(state, "shortlist", "select", exchange=exchange, failure=failure)
+        messages = [*state["messages"], self._shortlister.reply_message(reply)]
+        change = {"turn": turn, "asked": asked, "done": done, "messages": messages}
         return self._go(state, "shortlist", "search" if asked else "select", change, exchange=exchange)
 
-    def search(self, state: LabelingState) -> Command[Literal["shortlist", "select"]]:
+    def search(self, state: LabelingState) -> Command[Literal["shortlist", "select", "finish"]]:
         """Run the searches asked for, each once, and tell the model what they found."""
         started = perf_counter()
-        before = asked_before(state)
-        texts: list[str] = []
-        logged: list[SearchResult] = []
-        candidates: dict[str, Candidate] = {}
-        for asked in state["asked"]:
-            text, hits = self._run_search(asked, before, self._budget.searches - len(before))
-            texts.append(text)
-            if hits is not None and asked.search is not None:
-                before.add(asked.search.key)
-                logged.append(log_entry(state["turn"], asked.search.query, asked.search.limit, hits))
-                candidates = merge(candidates, found_by(state["turn"], asked.search.query, hits))
-        change = {"candidates": candidates, "messages": self._shortlister.result_messages(state["asked"], texts)}
-        over = state["done"] or state["turn"] >= self._budget.turns or len(before) >= self._budget.searches
-        goto = "select" if over or not logged else "shortlist"
-        return self._go(state, "search", goto, change, searches=logged, usage=_since(started))
+        asked, ran = state["asked"], asked_before(state)
+        try:
+            answers, searches, candidates = self._run_searches(state, ran)
+        except Exception as error:  # as in `read`
+            failure = _failure("search", "engine", f"{type(error).__name__}: {error}")
+            return self._go(state, "search", "finish", usage=_since(started), failure=failure)
+        messages = [*state["messages"], *self._shortlister.result_messages(asked, answers)]
+        change = {"candidates": candidates, "messages": messages}
+        step: dict[str, Any] = {"searches": searches, "usage": _since(started)}
+        malformed = [one.error for one in asked if one.search is None]
+        over = state["done"] or state["turn"] >= self._budget.turns or len(ran) >= self._budget.searches
+        if over and len(malformed) == len(asked):
+            step["failure"] = _failure("shortlist", "invalid_output", malformed[0])
+        # What was malformed deserves another try; who only repeats itself has nothing left to ask.
+        again = not over and (searches or malformed)
+        return self._go(state, "search", "shortlist" if again else "select", change, **step)
 
     def select(self, state: LabelingState) -> Command[Literal["finish"]]:
         """Ask the model to choose from the shortlist."""
         candidates = shortlist(state["candidates"], self._budget.candidates)
         if not candidates:
-            return self._go(state, "select", "finish", {"selection": Selection(labels=[], scores={})})
+            return self._go(state, "select", "finish", selection=Selection(labels=[], scores={}))
         try:
             exchange = self._selector.ask(state["text"], candidates, lambda usage: self._within(state, usage))
         except EngineError as error:
-            return self._go(
-                state, "select", "finish", exchange=error.exchange, failure=_failure("select", "engine", str(error))
-            )
-        missing = len(exchange.prompts) - len(exchange.replies)
-        failure = _failure("select", "budget", f"spent with {missing} questions unasked") if missing else None
+            failure = _failure("select", "engine", str(error))
+            return self._go(state, "select", "finish", exchange=error.exchange, failure=failure)
+        unasked = len(exchange.prompts) - len(exchange.replies)
+        failed = _failure("select", "budget", f"spent with {unasked} questions unasked") if unasked else None
+        selection = None
         try:
-            selection = self._selector.read(exchange, candidates)
+            selection = self._selector.read(exchange, candidates) if exchange.replies else None
         except UnusableSelectionError as error:
-            failure = failure or _failure("select", "invalid_output", str(error))
-            return self._go(state, "select", "finish", exchange=exchange, failure=failure)
-        change = {"selection": selection}
-        return self._go(state, "select", "finish", change, exchange=exchange, selection=selection, failure=failure)
+            failed = failed or _failure("select", "invalid_output", str(error))
+        return self._go(state, "select", "finish", exchange=exchange, selection=selection, failure=failed)
 
-    def finish(self, state: LabelingState) -> dict[str, Any]:
+    def finish(self, state: LabelingState) -> Change:
         """Log the document's steps, and put its result together."""
         self._write(state["transitions"])
         return {"result": result(state, self._budget.candidates)}
 
-    def _run_search(self, asked: Asked, before: set[str], left: int) -> tuple[str, list[Hit] | None]:
-        """Return what the model reads of a search, and its hits where it ran."""
-        if asked.search is None:
-            return f"error: {asked.error}", None
-        if asked.search.key in before:
-            return "you have searched for this already", None
-        if left <= 0:
-            return "no searches left", None
-        call = {"type": "tool_call", "id": asked.call, "name": self._tool.name, "args": asked.search.model_dump()}
-        message = self._tool.invoke(call)
-        return str(message.content), message.artifact
+    def _run_searches(
+        self, state: LabelingState, ran: set[str]
+    ) -> tuple[list[str], list[SearchResult], dict[str, Candidate]]:
+        """Return what the model reads of each search it asked for, those that ran, and all candidates now.
+
+        `ran` holds the keys of earlier searches, and gets those of the new ones.
+        """
+        answers: list[str] = []
+        searches: list[SearchResult] = []
+        turn, candidates = state["turn"], state["candidates"]
+        for asked in state["asked"]:
+            search = asked.search
+            if search is None:
+                answers.append(f"error: {asked.error}")
+            elif search.key in ran:
+                answers.append("you have searched for this already")
+            elif len(ran) >= self._budget.searches:
+                answers.append("no searches left")
+            else:
+                call = {"type": "tool_call", "id": asked.call, "name": self._tool.name, "args": search.model_dump()}
+                message = self._tool.invoke(call)
+                ran.add(search.key)
+                answers.append(str(message.content))
+                searches.append(log_entry(turn, search.query, search.limit, message.artifact))
+                candidates = merge(candidates, found_by(turn, search.query, message.artifact))
+        return answers, searches, candidates
 
     def _within(self, state: LabelingState, usage: Usage) -> bool:
         """Tell whether the budget admits another call, given what the phase under way has spent."""
@@ -233,31 +246,36 @@ class _Nodes:
         tokens = total.prompt_tokens + total.completion_tokens
         return tokens < self._budget.tokens and perf_counter() - state["started"] < self._budget.seconds
 
-    def _go(
-        self, state: LabelingState, node: Node, goto: str, change: Change | None = None, **step: Any
-    ) -> Command[Any]:
+    def _go(self, state: LabelingState, node: Node, goto: Goto, change: Change | None = None, **step: Any) -> Command[Any]:
         """Return the command that leaves a node: the state's change, its transition, and where to."""
         change = change or {}
-        exchange: Exchange | None = step.get("exchange")
-        document = Document.model_validate(change.get("document") or state["document"])
+        if step.get("exchange"):
+            step["usage"] = step["exchange"].usage
         agent = self._agents.get(node)
         transition = Transition(
             run=self._run.run,
-            document=document.id,
-            step=len(state.get("transitions", [])),
+            document=state["document"].id,
+            step=len(state["transitions"]),
             phase=PHASES[node],
             node=node,
+            goto=goto,
             model=agent and agent.model.spec,
             prompt=agent and agent.prompt,
-            added=[new for new in change.get("candidates", {}) if new not in state.get("candidates", {})],
-            **({"usage": exchange.usage} if exchange else {}) | step,
+            added=[new for new in change.get("candidates", {}) if new not in state["candidates"]],
+            **step,
         )
-        if step.get("failure"):
-            change = {"failure": step["failure"], **change}
-        return Command(update={**change, "transitions": [transition]}, goto=goto)
+        update = {
+            **change,
+            "selection": transition.selection,
+            "failure": transition.failure or state["failure"],
+            "transitions": [*state["transitions"], transition],
+        }
+        return Command(update=update, goto=goto)
 
 
-def _failure(phase: Phase, kind: Literal["budget", "engine", "invalid_output"], message: str) -> Failure:
+def _failure(
+    phase: Phase, kind: Literal["empty_document", "invalid_output", "engine", "budget"], message: str
+) -> Failure:
     return Failure(phase=phase, kind=kind, message=message)
 
 

@@ -1,10 +1,11 @@
-"""The labelling graph's state, and how what the nodes return is merged into it."""
+"""The labelling graph's state, and what is computed from it."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from operator import add
-from typing import Annotated, Any, TypedDict
+from time import perf_counter
+from typing import Any, TypedDict
 
+from ctd_agent.agents.prompts import Message
 from ctd_agent.agents.shortlister import Asked
 from ctd_agent.graphs.transitions import Transition
 from ctd_agent.schema import (
@@ -19,8 +20,6 @@ from ctd_agent.schema import (
     Usage,
 )
 from ctd_agent.tools.label_index import Hit
-
-Messages = list[dict[str, Any]]
 
 # Reciprocal rank fusion over a candidate's findings, Cormack et al. 2009.
 RRF_K = 60
@@ -77,45 +76,64 @@ class LabelingState(TypedDict, total=False):
     the searches of the model's last turn, `done` its wish for no other; `turn` counts its turns.
     """
 
-    document: Document | dict[str, Any]
+    document: Document
     text: str
     truncated_from: int | None
     started: float
-    messages: Annotated[Messages, add]
+    messages: list[Message]
     asked: list[Asked]
     done: bool
     turn: int
-    candidates: Annotated[dict[str, Candidate], merge]
-    selection: Selection
+    candidates: dict[str, Candidate]
+    selection: Selection | None
     failure: Failure | None
-    transitions: Annotated[list[Transition], add]
+    transitions: list[Transition]
     result: LabeledDocument
+
+
+def begin(document: Document, limit: int) -> LabelingState:
+    """Return the state that a document begins with; no reducer, so nothing of an earlier one can stay.
+
+    Of the text, without the blanks around it, the first `limit` bytes of UTF-8 are read.
+    """
+    whole = document.text.strip().encode(errors="replace")  # "?" for lone surrogates, which no file can hold
+    return {
+        "document": document,
+        "text": whole[:limit].decode(errors="ignore"),
+        "truncated_from": len(document.text) if len(whole) > limit else None,
+        "started": perf_counter(),
+        "messages": [],
+        "asked": [],
+        "done": False,
+        "turn": 0,
+        "candidates": {},
+        "selection": None,
+        "failure": None,
+        "transitions": [],
+    }
 
 
 def spent(state: LabelingState) -> Usage:
     """Return what the document has cost so far."""
-    return sum((transition.usage for transition in state.get("transitions", [])), Usage())
+    return sum((transition.usage for transition in state["transitions"]), Usage())
 
 
 def asked_before(state: LabelingState) -> set[str]:
-    """Return the keys of the model's searches that have run."""
-    findings = (search for transition in state["transitions"] for search in transition.searches if search.turn)
-    return {search.key for search in findings}
+    """Return the keys of the model's searches that have run; the document's own is not among them."""
+    return {search.key for transition in state["transitions"] for search in transition.searches if search.turn}
 
 
 def result(state: LabelingState, size: int) -> LabeledDocument:
     """Return the document's result; `size` bounds the shortlist it reports."""
-    document = state["document"]
-    assert isinstance(document, Document)  # noqa: S101 - `read` has validated it
     usage: dict[Phase, Usage] = defaultdict(Usage)
     for transition in state["transitions"]:
         usage[transition.phase] += transition.usage
-    candidates = shortlist(state.get("candidates", {}), size)
+    candidates = shortlist(state["candidates"], size)
     return LabeledDocument(
-        id=document.id,
-        labels=state["selection"].labels if "selection" in state else [],
+        id=state["document"].id,
+        labels=state["selection"].labels if state["selection"] else [],
         shortlist=[ShortlistEntry(id=c.label.id, score=c.score, found_by=c.found_by) for c in candidates],
         usage=dict(usage),
-        truncated_from=state.get("truncated_from"),
-        failure=state.get("failure"),
+        truncated_from=state["truncated_from"],
+        failure=state["failure"],
     )

@@ -1,7 +1,8 @@
 """The transitions log: one JSON line a graph step, append-only. The log is what distillation reads.
 
-A run's header line holds what is common to all its steps. A document that was cut off and run
-again has steps under more than one run, or twice under one: the last whole set counts.
+A run's header line holds what is common to all its steps. A document's steps are appended together,
+when its last is done. A document that was run again has steps under more than one run, or twice
+under one: the last whole set counts, and a set is whole when its last step goes to `finish`.
 """
 
 import threading
@@ -14,9 +15,12 @@ from uuid import uuid4
 
 from pydantic import Field, RootModel
 
-from ctd_agent.errors import UserError
-from ctd_agent.files import append_line, cut_torn_line, read_records
+from ctd_agent.errors import CtdError, UserError
+from ctd_agent.files import cut_torn_line, read_records
 from ctd_agent.schema import Exchange, Failure, Phase, Record, SearchResult, Selection, Usage
+
+Node = Literal["read", "shortlist", "search", "select"]
+Goto = Literal["shortlist", "search", "select", "finish"]
 
 
 class Run(Record):
@@ -42,7 +46,7 @@ class Run(Record):
 
 
 class Transition(Record):
-    """One step of the graph for one document.
+    """One step of the graph for one document; `goto` is the node that came next.
 
     `exchange` is what a model was sent and answered, null for a search; `searches` is what the
     tool found; `added` are the candidates the step brought in, by label id, in the order found.
@@ -54,7 +58,8 @@ class Transition(Record):
     document: str
     step: int
     phase: Phase
-    node: str
+    node: Node
+    goto: Goto
     model: str | None = None
     prompt: str | None = None
     exchange: Exchange | None = None
@@ -72,42 +77,46 @@ def new_run(**fields: Any) -> Run:
 
 
 class TransitionLog:
-    """An append-only log of one run; safe to share between threads."""
+    """An append-only log of one run; safe to share between threads. The file is open while it is written."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        """Open the log at `path`, behind what is there, and write the run's header.
+        """Write the run's header at the end of the log at `path`.
 
         Raises UserError where the path cannot be written, or holds a run that this one cannot be mixed with.
         """
         self.run = run
+        self._path = path
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            cut_torn_line(path)
-            self._check(path)
-            self._file = path.open("ab")
+            if path.exists():
+                self._check()
+                cut_torn_line(path)
+            self._append(run)
         except OSError as error:
             raise UserError(f"{path}: cannot write the transitions log here: {error.strerror}") from error
-        append_line(self._file, run)
 
     def write(self, transitions: Sequence[Transition]) -> None:
-        """Append a document's steps; they are in the system's hands when this returns."""
-        with self._lock:
-            for transition in transitions:
-                append_line(self._file, transition)
+        """Append a document's steps; they survive the death of this process. Raises CtdError where they cannot be."""
+        try:
+            with self._lock:
+                self._append(*transitions)
+        except OSError as error:
+            raise CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def _append(self, *records: Run | Transition) -> None:
+        with self._path.open("ab") as file:
+            for record in records:
+                file.write(record.model_dump_json().encode() + b"\n")
 
-    def _check(self, path: Path) -> None:
-        before = read_runs(path)[-1:] if path.exists() else []
-        different = before and before[0].differs(self.run)
-        if different:
-            raise UserError(
-                f"{path}: the run that is logged here differs from this one in {', '.join(different)}; "
-                f"choose another output or log file, or delete this one"
-            )
+    def _check(self) -> None:
+        """Refuse another run's log, and any file that is no log."""
+        for before in read_runs(self._path)[-1:]:
+            if different := before.differs(self.run):
+                raise UserError(
+                    f"{self._path}: the run that is logged here differs from this one in {', '.join(different)}; "
+                    f"choose another output or log file, or delete this one"
+                )
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -120,13 +129,18 @@ def read_transitions(path: Path) -> dict[str, list[Transition]]:
 
     Raises UserError for a broken line, naming file and line.
     """
-    documents: dict[str, list[Transition]] = {}
-    for record in _records(path):
-        if isinstance(record, Transition):
-            if record.step == 0:
-                documents[record.document] = []
-            documents[record.document].append(record)
-    return documents
+    whole: dict[str, list[Transition]] = {}
+    begun: dict[tuple[str, str], list[Transition]] = {}
+    for step in _records(path):
+        if isinstance(step, Transition):
+            key = step.run, step.document
+            steps = [*begun.pop(key, []), step] if step.step else [step]
+            if step.step != len(steps) - 1:  # its beginning is not here
+                continue
+            begun[key] = steps
+            if step.goto == "finish":
+                whole[step.document] = begun.pop(key)
+    return whole
 
 
 class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):

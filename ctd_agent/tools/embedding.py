@@ -1,6 +1,7 @@
 """Texts to vectors: the dense side of label search."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -18,6 +19,8 @@ Vectors = NDArray[np.float32]
 # a catalogue larger than this would take minutes; the static encoder does 20,000 a second.
 MINILM_LABELS = 20_000
 REQUEST = 256  # texts a request to an embeddings endpoint
+READ = 2_000  # characters an endpoint is sent of a text: most refuse what their model cannot read
+TIMEOUT = 60  # seconds
 
 _HERE = Path(__file__).parent
 
@@ -70,14 +73,17 @@ class StaticEmbedder:
 
     def __init__(self) -> None:
         from model2vec import StaticModel
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
 
-        self._model = StaticModel.from_pretrained(_HERE / "static")
+        vectors = load_file(_HERE / "static" / "model.safetensors")["embeddings"]
+        self._model = StaticModel(vectors, Tokenizer.from_file(str(_HERE / "static" / "tokenizer.json")))
         self.size = int(self._model.dim)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return the mean of the token vectors of each text's beginning, normalised."""
         # One process: a pool would cost more than the look-up it spreads.
-        return _unit(self._model.encode([text[: self._window] for text in texts], use_multiprocessing=False))
+        return _unit(self._model.encode([text.strip()[: self._window] for text in texts], use_multiprocessing=False))
 
 
 class MiniLMEmbedder:
@@ -113,7 +119,7 @@ class MiniLMEmbedder:
         return result
 
     def _embed_batch(self, texts: list[str]) -> Vectors:
-        encoded = self._tokenizer.encode_batch([text[: self._tokens * 20] for text in texts])
+        encoded = self._tokenizer.encode_batch([text.strip()[: self._tokens * 20] for text in texts])
         ids = np.array([encoding.ids for encoding in encoded])
         mask = np.array([encoding.attention_mask for encoding in encoded])
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
@@ -150,7 +156,7 @@ class SentenceTransformersEmbedder:
         except (OSError, ValueError) as error:
             raise UserError(f"sentence-transformers:{name}: cannot be loaded ({error})") from error
         self.spec = f"sentence-transformers:{name}"
-        self.size = int(self._model.get_sentence_embedding_dimension() or 0)
+        self.size = self.embed(["size"]).shape[1]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return the model's sentence embeddings, normalised."""
@@ -163,13 +169,15 @@ class OpenAIEmbedder:
     weight = 1.0
 
     def __init__(self, name: str) -> None:
-        from openai import OpenAI, OpenAIError
+        from openai import OpenAI
 
         model, _, url = name.partition("@")
-        try:
-            self._client = OpenAI(base_url=url, api_key="none") if url else OpenAI()
-        except OpenAIError as error:
-            raise UserError(f"openai:{name}: {error}") from error
+        key = os.environ.get("OPENAI_API_KEY")
+        if not key and not url:
+            raise UserError(
+                f"openai:{model}: set OPENAI_API_KEY, or name an endpoint: openai:{model}@http://HOST:PORT/v1"
+            )
+        self._client = OpenAI(base_url=url or None, api_key=key or "none", timeout=TIMEOUT)
         self._model = model
         self.spec = f"openai:{name}"
         self.size = self._request(["size"]).shape[1]
@@ -180,17 +188,20 @@ class OpenAIEmbedder:
         rows = [row for row, text in enumerate(texts) if text.strip()]  # the API refuses empty input
         for start in range(0, len(rows), REQUEST):
             some = rows[start : start + REQUEST]
-            result[some] = self._request([texts[row] for row in some])
+            result[some] = self._request([texts[row].strip()[:READ] for row in some])
         return result
 
     def _request(self, texts: list[str]) -> Vectors:
         from openai import OpenAIError
 
         try:
-            response = self._client.embeddings.create(model=self._model, input=texts)
-        except OpenAIError as error:
+            response = self._client.embeddings.create(model=self._model, input=texts, encoding_format="float")
+            vectors = np.array([item.embedding for item in response.data], dtype=np.float32)
+        except (OpenAIError, AttributeError, TypeError, ValueError) as error:  # the latter: not an embeddings answer
             raise CtdError(f"{self.spec}: {error}") from error
-        return _unit(np.array([item.embedding for item in response.data]))
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise CtdError(f"{self.spec}: answered {len(texts)} texts with vectors of shape {vectors.shape}")
+        return _unit(vectors)
 
 
 def _unit(vectors: NDArray[Any]) -> Vectors:

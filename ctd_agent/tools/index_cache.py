@@ -1,14 +1,12 @@
 """A catalogue's index in the cache: built once for its content and embedder, then opened."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Sequence
 
 from filelock import FileLock
 
 from ctd_agent.cache import cache_folder
-from ctd_agent.errors import UserError
+from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import default_embedder
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
@@ -27,12 +25,10 @@ def cached_index(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # another process may be building it
-            if not folder.exists():
-                draft = folder.with_name(f"{key}.part")
-                shutil.rmtree(draft, ignore_errors=True)  # a build that was cut
-                LabelIndex.build(labels, draft, spec, progress)
-                os.replace(draft, folder)
-            return LabelIndex.open(folder)
+            try:
+                return LabelIndex.open(folder)
+            except (UserError, CtdError):  # not built yet, damaged, or of another version of the engine
+                return LabelIndex.build(labels, folder, spec, progress)
     except OSError as error:
         raise UserError(
             f"{folder.parent}: {error}; make room there, or set CTD_AGENT_CACHE to another folder"

@@ -1,34 +1,30 @@
 """LabelIndex: the catalogue in a Qdrant engine, embedded in this process or on a server.
 
-Every label is one point: a dense vector, a BM25 sparse vector, and the label itself as payload.
-Nothing else in ctd-agent knows Qdrant.
+Every label is one point: a dense vector, a BM25 sparse vector, and the label itself. Nothing in
+ctd-agent but this module and `stores` knows Qdrant.
 """
 
 import hashlib
-import json
 import math
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
-import numpy as np
 import qdrant_edge as edge
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label, Record
-from ctd_agent.tools.embedding import Embedder, default_embedder, load_embedder
+from ctd_agent.tools.embedding import Embedder, Vectors, default_embedder, load_embedder
+from ctd_agent.tools.stores import Point, Side, Sparse, Store, create_store, open_store
 
 Mode = Literal["hybrid", "bm25", "dense"]
 
-FORMAT = 1  # of the index folder; a folder of another format is rebuilt, never guessed at
-BATCH = 1_000  # labels a write
-# Reciprocal rank fusion, Cormack et al. 2009: sum of weight / (k + rank). BM25 weighs 1, the dense
-# side what its embedder earned on training data (docs/results.md).
-RRF_K = 10
-DEPTH = 300  # results of each side that enter the fusion
+FORMAT = 1  # of an index; one of another format is rebuilt, never guessed at
+BATCH = 256  # labels a write: a server takes 32 MB at once, and wide vectors are long in JSON
 
 
 class Hit(NamedTuple):
@@ -49,48 +45,14 @@ class Manifest(Record):
     mean_tokens: float
 
 
-class Sparse(NamedTuple):
-    """A sparse vector: distinct token ids and their weights."""
-
-    indices: list[int]
-    values: list[float]
-
-
-class Point(NamedTuple):
-    """A label as the engine stores it."""
-
-    id: str
-    dense: list[float]
-    sparse: Sparse
-    payload: dict[str, Any]
-
-
-class Query(NamedTuple):
-    """A query's two vectors, and the dense one's weight in the fusion."""
-
-    dense: list[float]
-    sparse: Sparse
-    weight: float
-
-
-class Store(Protocol):
-    """The few calls that the embedded engine and a server both answer."""
-
-    def upsert(self, points: Sequence[Point]) -> None:
-        """Write points; a point whose id is there is replaced."""
-
-    def search(self, query: Query, limit: int, mode: Mode) -> list[tuple[Any, float]]:
-        """Return (payload, score) of the best points, best first."""
-
-    def finish(self, manifest: Manifest) -> None:
-        """Make all writes durable, then record the manifest."""
-
-
 def fingerprint(labels: Iterable[Label]) -> str:
     """Return the sha256 over the labels' JSON, in order: the identity of a catalogue."""
     digest = hashlib.sha256()
     for label in labels:
-        digest.update(label.model_dump_json().encode() + b"\n")
+        try:
+            digest.update(label.model_dump_json().encode() + b"\n")
+        except PydanticSerializationError as error:
+            raise UserError(f"label {label.id!r}: its metadata cannot be written as JSON ({error})") from error
     return digest.hexdigest()
 
 
@@ -101,7 +63,6 @@ class LabelIndex:
         self.manifest = manifest
         self._store = store
         self._embedder = embedder
-        self._bm25 = _bm25(manifest.mean_tokens)
 
     @classmethod
     def build(
@@ -113,11 +74,12 @@ class LabelIndex:
     ) -> "LabelIndex":
         """Index the labels at `where` (a folder or a server's collection URL), replacing what is there.
 
-        `progress` is called with the number of labels done after every batch.
-        Raises UserError for an empty catalogue or a place that cannot be written.
+        A folder's old index answers until the new one is done. `progress` is called with the number
+        of labels done after every batch.
+        Raises UserError for an empty catalogue, an id that is there twice, or a place that is not ours
+        or cannot be written.
         """
-        if not labels:
-            raise UserError("the catalogue has no labels: nothing to index")
+        _check(labels)
         model = load_embedder(embedder or default_embedder(len(labels)))
         manifest = Manifest(
             format=FORMAT,
@@ -127,14 +89,12 @@ class LabelIndex:
             size=model.size,
             mean_tokens=_mean_tokens(labels),
         )
-        bm25 = _bm25(manifest.mean_tokens)
-        store = _create(str(where), model.size)
+        store = create_store(str(where), model.size)
         for start in range(0, len(labels), BATCH):
             batch = labels[start : start + BATCH]
-            vectors = model.embed([label.text for label in batch])
-            store.upsert([_point(label, vector, bm25) for label, vector in zip(batch, vectors, strict=True)])
+            store.upsert(_points(batch, model.embed([label.text for label in batch]), manifest.mean_tokens))
             progress(start + len(batch))
-        store.finish(manifest)
+        store.finish(manifest.model_dump_json())
         return cls(store, manifest, model)
 
     @classmethod
@@ -143,12 +103,15 @@ class LabelIndex:
 
         Raises UserError where there is none, or it was built with another embedder than the one asked for.
         """
-        store, manifest = _open(str(where))
+        store, text = open_store(str(where))
+        manifest = _manifest(text, where)
         if embedder is not None and embedder != manifest.embedder:
             raise UserError(
                 f"{where}: built with embedder {manifest.embedder!r}, not {embedder!r}; "
                 f"leave --embedder out, or build the index again"
             )
+        if (points := store.count()) != manifest.labels:
+            raise CtdError(f"{where}: holds {points} labels of {manifest.labels}; build the index again")
         model = load_embedder(manifest.embedder)
         if model.size != manifest.size:
             raise UserError(
@@ -158,23 +121,43 @@ class LabelIndex:
         return cls(store, manifest, model)
 
     def search(self, query: str, limit: int, mode: Mode = "hybrid") -> list[Hit]:
-        """Return at most `limit` labels nearest to the query, best first.
+        """Return the `limit` labels nearest to the query, best first; all of them where there are fewer.
 
-        A query without a single indexable word has no BM25 side; an empty one finds nothing.
+        BM25 reaches only labels that share a word with the query. A side that can read nothing in
+        the query has no say; a query that no side can read, or an empty one, finds nothing.
         """
-        if not query.strip() or limit < 1:
+        limit = min(limit, self.manifest.labels)
+        if limit < 1 or not query.strip():
             return []
-        dense = self._embedder.embed([query])[0].tolist()
-        counts = _COUNT.embed_document(query)
-        # A document is a long query: what it repeats is what it is about.
-        sparse = Sparse(counts.indices, [1 + math.log(count) for count in counts.values])
-        found = self._store.search(Query(dense, sparse, self._embedder.weight), limit, mode)
-        return [Hit(Label.model_validate(payload), score) for payload, score in found]
+        sides: list[Side] = []
+        if mode != "dense" and (counts := _COUNT.embed_document(query)).indices:
+            # A document is a long query: what it repeats is what it is about.
+            sides.append(Side("bm25", Sparse(counts.indices, [1 + math.log(count) for count in counts.values]), 1.0))
+        if mode != "bm25" and (vector := self._embedder.embed([query])[0]).any():
+            # Its weight is what the embedder earned on training data (docs/results.md).
+            sides.append(Side("dense", vector.tolist(), self._embedder.weight))
+        if not sides:
+            return []
+        found = self._store.search(sides, limit, fused=mode == "hybrid")
+        return [Hit(Label.model_validate_json(label), score) for label, score in found]
 
 
-def _bm25(mean_tokens: float) -> edge.Bm25:
-    # Qdrant's own BM25 assumes documents of 256 words; labels are short, so their mean is measured.
-    return edge.Bm25(edge.Bm25Config(avg_len=mean_tokens, language="english", ascii_folding=True))
+def _manifest(text: str, where: str | Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{where}: not an index of this version of ctd-agent; build it again") from error
+    if manifest.format != FORMAT:
+        raise UserError(f"{where}: index format {manifest.format}, this version reads {FORMAT}; build it again")
+    return manifest
+
+
+def _check(labels: Sequence[Label]) -> None:
+    if not labels:
+        raise UserError("the catalogue has no labels: nothing to index")
+    ((label_id, times),) = Counter(label.id for label in labels).most_common(1)
+    if times > 1:
+        raise UserError(f"label id {label_id!r} is there {times} times; ids must be unique")
 
 
 # With b=0 and a huge k, a token's BM25 weight is its count.
@@ -185,181 +168,12 @@ def _mean_tokens(labels: Sequence[Label]) -> float:
     return max(1.0, sum(sum(_COUNT.embed_document(label.text).values) for label in labels) / len(labels))
 
 
-def _point(label: Label, vector: "np.ndarray[Any, Any]", bm25: edge.Bm25) -> Point:
-    sparse = bm25.embed_document(label.text)
-    payload = label.model_dump(mode="json")
-    return Point(str(uuid5(NAMESPACE_URL, label.id)), vector.tolist(), Sparse(sparse.indices, sparse.values), payload)
-
-
-def _create(where: str, size: int) -> Store:
-    return _Server.create(where, size) if "://" in where else _Embedded.create(Path(where), size)
-
-
-def _open(where: str) -> tuple[Store, Manifest]:
-    return _Server.open(where) if "://" in where else _Embedded.open(Path(where))
-
-
-def _manifest(text: str, where: str) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(f"{where}: not an index of this version of ctd-agent; build it again") from error
-    if manifest.format != FORMAT:
-        raise UserError(f"{where}: index format {manifest.format}, this version reads {FORMAT}; build it again")
-    return manifest
-
-
-class _Embedded:
-    """Qdrant Edge: Qdrant's own engine in this process, over a folder.
-
-    Without a write-ahead log any number of processes may read one index; the manifest, written
-    after the flush, tells a finished index from one whose building was cut.
-    """
-
-    def __init__(self, folder: Path, shard: edge.EdgeShard) -> None:
-        self._folder = folder
-        self._shard = shard
-
-    @classmethod
-    def create(cls, folder: Path, size: int) -> "_Embedded":
-        if folder.exists() and any(folder.iterdir()) and not (folder / "shard").is_dir():
-            raise UserError(f"{folder}: exists and is no ctd-agent index; choose another folder")
-        config = edge.EdgeConfig(
-            vectors={"dense": edge.EdgeVectorParams(size=size, distance=edge.Distance.Cosine)},
-            sparse_vectors={"bm25": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-            wal_enabled=False,
-        )
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-            (folder / "shard").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write the index here: {error.strerror}") from error
-        return cls(folder, edge.EdgeShard.create(str(folder / "shard"), config))
-
-    @classmethod
-    def open(cls, folder: Path) -> tuple["_Embedded", Manifest]:
-        if not (folder / "manifest.json").is_file():
-            raise UserError(
-                f"{folder}: no finished index here; build one with `ctd-agent index CATALOGUE --out {folder}`"
-            )
-        manifest = _manifest((folder / "manifest.json").read_text(), str(folder))
-        try:
-            shard = edge.EdgeShard.load(str(folder / "shard"))
-        except Exception as error:  # the engine raises nothing narrower
-            raise CtdError(f"{folder}: Qdrant cannot open the index ({error}); build it again") from error
-        return cls(folder, shard), manifest
-
-    def upsert(self, points: Sequence[Point]) -> None:
-        self._shard.update(
-            edge.UpdateOperation.upsert_points(
-                [edge.Point(p.id, {"dense": p.dense, "bm25": edge.SparseVector(*p.sparse)}, p.payload) for p in points]
-            )
-        )
-
-    def search(self, query: Query, limit: int, mode: Mode) -> list[tuple[Any, float]]:
-        # Exact: on an index without a graph it is what the engine does anyway, and it never
-        # returns fewer hits than there are.
-        exact = edge.SearchParams(exact=True)
-        sides = {
-            "bm25": edge.Query.Nearest(edge.SparseVector(*query.sparse), using="bm25"),
-            "dense": edge.Query.Nearest(query.dense, using="dense"),
-        }
-        if mode == "hybrid":
-            depth = max(limit, DEPTH)
-            request = edge.QueryRequest(
-                limit=limit,
-                prefetches=[edge.Prefetch(limit=depth, query=side, params=exact) for side in sides.values()],
-                query=edge.Fusion.Rrf(k=RRF_K, weights=[1.0, query.weight]),
-                with_payload=True,
-            )
-        else:
-            request = edge.QueryRequest(limit=limit, query=sides[mode], params=exact, with_payload=True)
-        return [(point.payload, point.score) for point in self._shard.query(request)]
-
-    def finish(self, manifest: Manifest) -> None:
-        self._shard.flush()
-        (self._folder / "manifest.json").write_text(manifest.model_dump_json())
-
-
-class _Server:
-    """A Qdrant server or cluster, by the URL of a collection; the manifest is its metadata."""
-
-    def __init__(self, client: Any, collection: str) -> None:
-        self._client = client
-        self._collection = collection
-
-    @classmethod
-    def connect(cls, where: str) -> "_Server":
-        from qdrant_client import QdrantClient
-
-        url, _, collection = where.rpartition("/")
-        if not collection or url.endswith(("/", ":")):
-            raise UserError(f"{where}: an index on a server is http(s)://HOST:PORT/COLLECTION")
-        try:
-            client = QdrantClient(url=url)
-            client.get_collections()
-        except Exception as error:  # transport errors of several libraries
-            raise CtdError(f"{url}: no Qdrant server answers ({error})") from error
-        return cls(client, collection)
-
-    @classmethod
-    def create(cls, where: str, size: int) -> "_Server":
-        from qdrant_client import models
-
-        server = cls.connect(where)
-        server._client.delete_collection(server._collection)
-        server._client.create_collection(
-            server._collection,
-            vectors_config={"dense": models.VectorParams(size=size, distance=models.Distance.COSINE)},
-            sparse_vectors_config={"bm25": models.SparseVectorParams(modifier=models.Modifier.IDF)},
-        )
-        return server
-
-    @classmethod
-    def open(cls, where: str) -> tuple["_Server", Manifest]:
-        server = cls.connect(where)
-        if not server._client.collection_exists(server._collection):
-            raise UserError(f"{where}: no such collection; build it with `ctd-agent index CATALOGUE --out {where}`")
-        metadata = server._client.get_collection(server._collection).config.metadata
-        return server, _manifest(json.dumps(metadata), where)
-
-    def upsert(self, points: Sequence[Point]) -> None:
-        from qdrant_client import models
-
-        self._client.upsert(
-            self._collection,
-            [
-                models.PointStruct(
-                    id=p.id,
-                    vector={
-                        "dense": p.dense,
-                        "bm25": models.SparseVector(indices=p.sparse.indices, values=p.sparse.values),
-                    },
-                    payload=p.payload,
-                )
-                for p in points
-            ],
-            wait=True,
-        )
-
-    def search(self, query: Query, limit: int, mode: Mode) -> list[tuple[Any, float]]:
-        from qdrant_client import models
-
-        sides: dict[str, Any] = {
-            "bm25": models.SparseVector(indices=query.sparse.indices, values=query.sparse.values),
-            "dense": query.dense,
-        }
-        if mode == "hybrid":
-            depth = max(limit, DEPTH)
-            response = self._client.query_points(
-                self._collection,
-                prefetch=[models.Prefetch(query=vector, using=side, limit=depth) for side, vector in sides.items()],
-                query=models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=[1.0, query.weight])),
-                limit=limit,
-            )
-        else:
-            response = self._client.query_points(self._collection, query=sides[mode], using=mode, limit=limit)
-        return [(point.payload, point.score) for point in response.points]
-
-    def finish(self, manifest: Manifest) -> None:
-        self._client.update_collection(self._collection, metadata=manifest.model_dump(mode="json"))
+def _points(labels: Sequence[Label], vectors: Vectors, mean_tokens: float) -> list[Point]:
+    # Qdrant's own BM25 assumes documents of 256 words; labels are short, so their mean is measured.
+    bm25 = edge.Bm25(edge.Bm25Config(avg_len=mean_tokens, language="english", ascii_folding=True))
+    points = []
+    for label, vector in zip(labels, vectors, strict=True):
+        words = bm25.embed_document(label.text)
+        point_id = str(uuid5(NAMESPACE_URL, label.id))
+        points.append(Point(point_id, vector.tolist(), Sparse(words.indices, words.values), label.model_dump_json()))
+    return points

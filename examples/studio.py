@@ -1,0 +1,21 @@
+"""The labelling graph as LangGraph's own tools load it (`langgraph dev`, LangGraph Studio).
+
+Set CTD_AGENT_LABELS to a catalogue and CTD_AGENT_MODEL to a model spec; without them, it is the
+Debian example and `local`. Input: {"document": {"id": "1", "text": "..."}}.
+"""
+
+import os
+from pathlib import Path
+
+from ctd_agent.files import read_labels
+from ctd_agent.graphs.labeling import LabelingGraph, build_graph
+from ctd_agent.tools.index_cache import cached_index
+
+EXAMPLE = Path(__file__).parent / "debian" / "catalogue.jsonl"
+
+
+def labeling() -> LabelingGraph:
+    """Return the graph; called once by the server."""
+    model = os.environ.get("CTD_AGENT_MODEL", "local")
+    index = cached_index(read_labels(os.environ.get("CTD_AGENT_LABELS", str(EXAMPLE))))
+    return build_graph(model, model, index)
