@@ -4,8 +4,10 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,7 +17,7 @@ from ctd_agent.errors import CtdError, UserError
 
 if TYPE_CHECKING:
     from ctd_agent.graphs.batch import Output
-    from ctd_agent.schema import Document, Label, LabeledDocument
+    from ctd_agent.schema import Document, Label
     from ctd_agent.tools.label_index import LabelIndex
 
 # Heavy imports wait inside the functions: `ctd-agent --help` answers at once.
@@ -24,10 +26,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would take the [@URL] of a model spec for markup
     help="Label documents from large catalogues: a model shortlists, then a model chooses.",
 )
 
 FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
+STDIN = "-"
+INTERRUPTED = 130
 Embedder = Annotated[
     str | None,
     typer.Option(
@@ -44,21 +49,44 @@ AliasesColumn = Annotated[str | None, typer.Option(help="Its column of other nam
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a fault of ours or of an engine, 2 the user's fault."""
+    """Run the command line and end the process."""
+    if code := run():
+        os._exit(code)  # at once: documents still under way are given up
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 a fault of ours or of an engine, 2 the user's fault."""
+    if isinstance(sys.stdout, TextIOWrapper):  # JSON is UTF-8; a terminal shows what it can
+        sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="replace")
     try:
-        app()
+        code = _command(arguments)
+        sys.stdout.flush()
     except UserError as error:
-        _fail(str(error), 2)
-    except CtdError as error:
-        _fail(str(error), 1)
+        return _fail(f"error: {error}", 2)
     except BrokenPipeError:  # `ctd-agent ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
+    except (CtdError, OSError) as error:
+        return _fail(f"error: {error}", 1)
+    return _fail("interrupted", code) if code == INTERRUPTED else code
 
 
-def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"error: {message}\n")
-    sys.exit(code)
+def _command(arguments: Sequence[str] | None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for argument in arguments:
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            raise UserError(f"{argument!r}: not UTF-8")  # Python keeps a stray byte as half a surrogate pair
+    try:
+        app(arguments)
+    except SystemExit as end:  # how typer ends, Ctrl-C included
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    from ctd_agent.console import note
+
+    note(message)
+    return code
 
 
 @app.command(epilog="Example: ctd-agent label documents.jsonl --labels catalogue.csv -o labelled.jsonl")
@@ -105,30 +133,35 @@ def label(
     """Label documents: the model shortlists candidates from the catalogue, then chooses."""
     from ctd_agent.agents.models import load_model
     from ctd_agent.agents.prompts import DEFAULT_TASK
-    from ctd_agent.console import note
+    from ctd_agent.console import print_json, print_table, report
     from ctd_agent.graphs.batch import Output, label_documents
     from ctd_agent.graphs.labeling import Budget, build_graph
 
-    todo = _documents(documents, text, {"id": id_column, "text": text_column})
-    out = Output(output) if output else None
-    todo, total = (out.left(todo) if out else todo), len(todo)
-    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
-    catalogue = _index(labels, index, embedder, columns)
-    phase1, phase2 = load_model(shortlister or model), load_model(selector or model)
+    if documents == labels == STDIN:
+        raise UserError("documents and --labels: only one of them can be standard input")
     where = log or _default_log(output)
-    graph = build_graph(
-        phase1,
-        phase2,
-        catalogue,
-        task=task or DEFAULT_TASK,
-        budget=Budget(turns, searches, candidates, max_tokens, max_seconds),
-        log=where,
-    )
-    results = label_documents(
-        graph, todo, concurrency=concurrency or min(phase1.slots, phase2.slots), ordered=not unordered
-    )
-    note(f"transitions log: {where}")
-    _report(results, out, total, total - len(todo), as_json=as_json or not sys.stdout.isatty())
+    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
+    texts = _documents(documents, text, {"id": id_column, "text": text_column})
+    with Output(output) if output else nullcontext() as out:
+        todo = _left(texts, out, where)
+        catalogue = _index(labels, index, embedder, columns)
+        phase1, phase2 = load_model(shortlister or model), load_model(selector or model)
+        graph = build_graph(
+            phase1,
+            phase2,
+            catalogue,
+            task=task or DEFAULT_TASK,
+            budget=Budget(turns, searches, candidates, max_tokens, max_seconds),
+            log=where,
+        )
+        results = label_documents(
+            graph, todo, concurrency=concurrency or min(phase1.slots, phase2.slots), ordered=not unordered
+        )
+        write = out.write if out else print_json if as_json or not sys.stdout.isatty() else print_table
+        failed = report(results, write, len(texts), len(texts) - len(todo))
+        if out and not unordered:
+            out.sort(texts)
+    _conclude(failed, len(todo), where, output)
 
 
 @app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")
@@ -231,28 +264,31 @@ def _default_log(output: Path | None) -> Path:
     return cache_folder() / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
 
 
-def _report(
-    results: "Iterable[LabeledDocument]", out: "Output | None", total: int, done: int, *, as_json: bool
-) -> None:
-    """Write every result as it comes: to the output file, else to standard output."""
-    from ctd_agent.console import failure_text, note, progress, result_table, show_table
+def _left(texts: "list[Document]", out: "Output | None", log: Path) -> "list[Document]":
+    """Return the documents that are still to be labelled."""
+    from ctd_agent.console import note
 
-    failed: Counter[str] = Counter()
-    with progress("labelling", total, done) as show:
-        for result in results:
-            if out is not None:
-                out.write(result)
-            elif as_json:
-                sys.stdout.write(result.model_dump_json() + "\n")
-                sys.stdout.flush()
-            else:
-                show_table(result_table(result))
-            done += 1
-            show(done)
-            if result.failure is not None:
-                failed[result.failure.kind] += 1
-                note(f"{result.id}: {failure_text(result.failure)}")
-    if failed:
-        note(f"{failed.total()} of {total} documents failed: {dict(failed)}")
-    if failed["engine"] or failed["internal"]:
+    if out is None:
+        return texts
+    if log.resolve() == out.path.resolve():
+        raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
+    todo = out.left(texts)
+    if done := len(texts) - len(todo):
+        if not log.exists():
+            raise UserError(f"{log}: the log of the results in {out.path} is not there; say where with --log")
+        note(f"{out.path}: {done} of {len(texts)} documents are done" + (", going on" if todo else ", nothing to do"))
+    return todo
+
+
+def _conclude(failed: Counter[str], total: int, log: Path, output: Path | None) -> None:
+    from ctd_agent.console import note
+
+    note(f"transitions log: {log}")
+    if not failed:
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+    again = failed["engine"] + failed["internal"]
+    hint = f"; the same command tries {again} of them again" if again and output else ""
+    note(f"{failed.total()} of {total} documents failed ({kinds}){hint}")
+    if again:
         raise typer.Exit(1)

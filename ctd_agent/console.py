@@ -2,8 +2,10 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,9 +24,10 @@ QUIET = 10.0  # seconds between progress lines where stderr is no terminal
 
 
 class Show(Protocol):
-    """Shows how many are done; `print_above` is run with nothing of ours on the terminal's last line."""
+    """What shows progress."""
 
-    def __call__(self, done: int, print_above: Callable[[], None] = lambda: None) -> None: ...
+    def __call__(self, done: int, print_above: Callable[[], None] | None = None) -> None:
+        """Show how many are done, once `print_above` has printed something else with no bar in its way."""
 
 
 def plain(text: str) -> Text:
@@ -53,11 +56,12 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Show]:
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as bar:
         task = bar.add_task(what, total=total, completed=done)
 
-        def show(done: int, print_above: Callable[[], None] = lambda: None) -> None:
-            bar.stop()  # erases it: stdout may be the same terminal
-            print_above()
+        def show(done: int, print_above: Callable[[], None] | None = None) -> None:
             bar.update(task, completed=done)
-            bar.start()
+            if print_above:
+                bar.stop()  # and erase it: stdout may be the same terminal
+                print_above()
+                bar.start()
 
         yield show
 
@@ -65,14 +69,45 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Show]:
 def _lines(what: str, total: int) -> Show:
     last = monotonic()
 
-    def show(done: int, print_above: Callable[[], None] = lambda: None) -> None:
+    def show(done: int, print_above: Callable[[], None] | None = None) -> None:
         nonlocal last
-        print_above()
+        if print_above:
+            print_above()
         if done == total or monotonic() - last > QUIET:
             last = monotonic()
             note(f"{what}: {done}/{total}")
 
     return show
+
+
+def report(
+    results: Iterable[LabeledDocument], write: Callable[[LabeledDocument], None], total: int, done: int
+) -> Counter[str]:
+    """Write every result as it comes, and show progress; return how many failed, by the failure's kind.
+
+    Of each kind the first is told; the others are likely to be alike, and stand in the results.
+    """
+    failed: Counter[str] = Counter()
+    with progress("labelling", total, done) as show:
+        for now, result in enumerate(results, start=done + 1):
+            show(now, partial(write, result))
+            if result.failure is not None:
+                failed[result.failure.kind] += 1
+                if failed[result.failure.kind] == 1:
+                    note(f"{result.id}: {failure_text(result.failure)}")
+    return failed
+
+
+def print_json(result: LabeledDocument) -> None:
+    """Print a result as one JSON line."""
+    sys.stdout.write(result.model_dump_json() + "\n")
+    sys.stdout.flush()
+
+
+def print_table(result: LabeledDocument) -> None:
+    """Print a result as a table."""
+    show_table(result_table(result))
+    sys.stdout.flush()
 
 
 def show_table(table: Table) -> None:

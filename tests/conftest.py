@@ -72,7 +72,9 @@ def yes_or_no(probability: float) -> AIMessage:
 
 def chosen(*numbers: int) -> str:
     """A listwise answer that chooses these numbers of the shortlist."""
-    return json.dumps({"reasoning": "They fit.", "labels": [{"number": n, "score": 0.9, "reason": ""} for n in numbers]})
+    return json.dumps(
+        {"reasoning": "They fit.", "labels": [{"number": n, "score": 0.9, "reason": ""} for n in numbers]}
+    )
 
 
 def searches(*queries: str, done: bool = False) -> str:

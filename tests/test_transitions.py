@@ -38,10 +38,12 @@ def openai(prompt: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
-def logged_prompts(log: Path) -> list[list[dict[str, Any]]]:
-    """Every prompt of a log, in the order sent: documents one after the other, their steps in order."""
-    steps = (step for steps in read_transitions(log).values() for step in steps if step.exchange)
-    return [openai(prompt) for step in steps for prompt in step.exchange.prompts]
+def logged_prompts(log: Path) -> Iterator[list[dict[str, Any]]]:
+    """Every prompt that a log says was sent: documents one after the other, their steps in order."""
+    for step in (step for steps in read_transitions(log).values() for step in steps if step.exchange):
+        failed = step.failure is not None and step.failure.kind == "engine"  # on a prompt that has no reply
+        for prompt in step.exchange.prompts[: len(step.exchange.replies) + failed]:
+            yield openai(prompt)
 
 
 def small_script() -> list[Any]:
@@ -49,7 +51,15 @@ def small_script() -> list[Any]:
     news = [searches("mortgages", "mortgages"), searches("inflation", done=True), *[yes_or_no(0.7)] * 8]
     long = ["garbage", *[yes_or_no(0.4)] * 8]
     fails = [searches("votes", done=True), yes_or_no(0.9), ConnectionError("gone")]
-    return [*news, *long, *fails, searches("\ud83d <|im_start|>", done=True), *[yes_or_no(0.2)] * 8]
+    return [
+        *news,
+        *long,
+        *fails,
+        searches("<|im_start|> 漢字"),
+        searches("</document>"),
+        searches(done=True),
+        *[yes_or_no(0.2)] * 8,
+    ]
 
 
 def large_script() -> list[Any]:
@@ -94,17 +104,9 @@ def test_the_file_alone_holds_every_prompt_exactly_as_it_was_sent(
     results = [graph.invoke({"document": document})["result"] for document in DOCUMENTS]
 
     assert not model.chat.queue  # the whole script was played
-    assert logged_prompts(log)[: len(model.chat.prompts)] != []
-    sent = iter(model.chat.prompts)
-    for step in (step for steps in read_transitions(log).values() for step in steps if step.exchange):
-        failed = step.failure is not None and step.failure.kind == "engine"
-        was_sent = len(step.exchange.replies) + failed  # an engine that fails had been sent the prompt it failed on
-        for prompt in step.exchange.prompts[:was_sent]:
-            assert openai(prompt) == next(sent)
-    assert next(sent, None) is None
-
-    kinds = {result.id: result.failure and result.failure.kind for result in results}
-    assert kinds == {"news": None, "long": "invalid_output", "empty": "empty_document", "fails": "engine", "hostile": None}
+    assert list(logged_prompts(log)) == model.chat.prompts
+    kinds = [result.failure and result.failure.kind for result in results]
+    assert kinds == [None, "invalid_output", "empty_document", "engine", None]
 
 
 def test_the_options_of_every_call_are_in_the_log(model: ChatModel, index: LabelIndex, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ def test_a_file_that_is_no_log_stays_as_it_is(header: Run, tmp_path: Path) -> No
 
 def test_a_log_that_cannot_be_written_is_the_users_fault_at_the_start(header: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write the transitions log here: Not a directory"):
+    with pytest.raises(UserError, match="cannot write the transitions log here: File exists"):
         TransitionLog(tmp_path / "file" / "log.jsonl", header)
     with pytest.raises(UserError, match="Is a directory"):
         TransitionLog(tmp_path, header)

@@ -270,6 +270,9 @@ def _encodable(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error on one line, with what lies under it: `Connection error.` alone helps nobody."""
-    under = f" ({error.__cause__})" if error.__cause__ else ""
-    return _encodable(" ".join(f"{type(error).__name__}: {error}{under}".split())[:500])
+    """Return an error on one line, with what is at its root: `Connection error.` alone helps nobody."""
+    root: BaseException = error
+    while root.__cause__:
+        root = root.__cause__
+    words = f"{type(error).__name__}: {error}" + (f" ({root})" if root is not error else "")
+    return _encodable(" ".join(words.split())[:500])

@@ -246,7 +246,9 @@ class _Nodes:
         tokens = total.prompt_tokens + total.completion_tokens
         return tokens < self._budget.tokens and perf_counter() - state["started"] < self._budget.seconds
 
-    def _go(self, state: LabelingState, node: Node, goto: Goto, change: Change | None = None, **step: Any) -> Command[Any]:
+    def _go(
+        self, state: LabelingState, node: Node, goto: Goto, change: Change | None = None, **step: Any
+    ) -> Command[Any]:
         """Return the command that leaves a node: the state's change, its transition, and where to."""
         change = change or {}
         if step.get("exchange"):
