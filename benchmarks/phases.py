@@ -8,15 +8,15 @@ Documents are the first of the split, which is in the order of a hash. The graph
 appended to OUT and goes on where it was cut; the table is printed as markdown.
 
 A ranking of the graph is the shortlist by the selector's score, its chosen labels first, then
-the candidates that were found but not shortlisted, in the order found. A label whose id is the document's own is taken out of every ranking: a package does not
-suggest itself (the extreme classification repository's `filter_labels`). 95% intervals are
-bootstrapped over documents, 10,000 samples, seed 0.
+the candidates that were found but not shortlisted, in the order found. A label whose id is the
+document's own is taken out of every ranking: a package does not suggest itself (the extreme
+classification repository's `filter_labels`). 95% intervals are bootstrapped over documents,
+10,000 samples, seed 0.
 """
 
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder for the run")
     parser.add_argument("--model", default="local")
     parser.add_argument("--embedder", help="default: what `ctd-agent label` takes")
-    parser.add_argument("--turns", type=int, default=Budget().turns, help="model turns in phase 1")
+    parser.add_argument("--turns", type=int, help="model turns in phase 1; default: what fits the model")
+    parser.add_argument("--candidates", type=int, help="on the shortlist; default: what fits the model")
     options = parser.parse_args()
 
     split = str(DATA / options.data / f"{options.split}.jsonl")
@@ -69,15 +70,14 @@ def main() -> None:
         index = cached_index(labels, options.embedder, show)
 
     print(f"{options.data}, {options.split}, {len(documents)} documents, {len(labels):,} labels; embedder "
-          f"{index.manifest.embedder}, model {options.model}, {options.turns} search turns\n")  # fmt: skip
+          f"{index.manifest.embedder}, model {options.model}\n")  # fmt: skip
     systems: dict[str, Rankings] = {}
     costs: dict[str, str] = {}
     for mode in ("bm25", "dense", "hybrid"):
         systems[mode], seconds = retrieve(index, documents, mode)
         costs[mode] = f"{seconds / len(documents):.3f} | 0"
-    name = f"{options.data}-{options.split}-{options.turns}"
-    budget = replace(Budget(), turns=options.turns)
-    systems["graph"], costs["graph"] = run_graph(options, name, index, documents, TASKS[options.data], budget)
+    name = f"{options.data}-{options.split}"
+    systems["graph"], costs["graph"] = run_graph(options, name, index, documents)
     print_table(systems, gold, costs)
     print_differences(systems, gold)
     print_choice(options.out / f"{name}.jsonl", gold)
@@ -91,7 +91,7 @@ def retrieve(index: LabelIndex, documents: Iterable[Document], mode: str) -> tup
 
 
 def run_graph(
-    options: argparse.Namespace, name: str, index: LabelIndex, documents: list[Document], task: str, budget: Budget
+    options: argparse.Namespace, name: str, index: LabelIndex, documents: list[Document]
 ) -> tuple[Rankings, str]:
     """Label what is left of the documents; return the rankings and the table's cells of cost."""
     options.out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,8 @@ def run_graph(
     todo = output.left(documents)
     if todo:
         model = load_model(options.model)
-        graph = build_graph(model, model, index, task=task, budget=budget, log=log)
+        budget = Budget.fitting(model, model, turns=options.turns, candidates=options.candidates)
+        graph = build_graph(model, model, index, task=TASKS[options.data], budget=budget, log=log)
         with progress(name, len(documents), len(documents) - len(todo)) as show:
             for result in label_documents(graph, todo, concurrency=model.slots):
                 output.write(result)

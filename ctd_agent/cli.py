@@ -113,11 +113,15 @@ def label(
         Path | None, typer.Option(help="The transitions log. Default: OUTPUT.transitions.jsonl, or in the cache.")
     ] = None,
     embedder: Embedder = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Labels on the shortlist.")] = 30,
-    turns: Annotated[int, typer.Option(min=0, help="Model turns in phase 1.")] = 1,
-    searches: Annotated[int, typer.Option(min=0, help="Model searches in phase 1.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens a document may cost.")] = 50_000,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Seconds a document may take.")] = 600.0,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 for a small selector.")
+    ] = None,
+    turns: Annotated[
+        int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; none for a small shortlister.")
+    ] = None,
+    searches: Annotated[int | None, typer.Option(min=0, help="Model searches in phase 1. Default: 16.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a document may cost. Default: 50,000.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds a document may take. Default: 600.")] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
     ] = None,
@@ -141,6 +145,13 @@ def label(
         raise UserError("documents and --labels: only one of them can be standard input")
     where = log or _default_log(output)
     columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
+    asked = {
+        "candidates": candidates,
+        "turns": turns,
+        "searches": searches,
+        "tokens": max_tokens,
+        "seconds": max_seconds,
+    }
     texts = _documents(documents, text, {"id": id_column, "text": text_column})
     with Output(output) if output else nullcontext() as out:
         todo = _left(texts, out, where)
@@ -151,7 +162,7 @@ def label(
             phase2,
             catalogue,
             task=task or DEFAULT_TASK,
-            budget=Budget(turns, searches, candidates, max_tokens, max_seconds),
+            budget=Budget.fitting(phase1, phase2, **asked),
             log=where,
         )
         results = label_documents(

@@ -24,11 +24,20 @@ class Raw(NamedTuple):
     cut: bool = False
 
 
-def completion(content: str | None = "", *, finish: str = "stop", logprobs: Any = None, usage: Body = USAGE, **fields: Any) -> Body:
+def completion(
+    content: str | None = "", *, finish: str = "stop", logprobs: Any = None, usage: Body = USAGE, **fields: Any
+) -> Body:
     """A chat completion; `fields` are more of its message's."""
     message = {"role": "assistant", "content": content, **fields}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "scripted", "choices": [choice], "usage": usage}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "scripted",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def agreeable(request: Body) -> Body:

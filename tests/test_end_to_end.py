@@ -71,7 +71,7 @@ def test_the_local_model_labels_documents_and_none_of_them_steers_it(tmp_path: P
 def test_the_readme_s_python_runs(tmp_path: Path):
     """The snippet prints a line a label, the mail tags among them."""
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    snippet = snippet.replace("/tmp/debian-tags", str(tmp_path / "index"))
+    snippet = snippet.replace("./debian-tags", str(tmp_path / "index"))
 
     done = subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, capture_output=True, text=True, timeout=600)
 

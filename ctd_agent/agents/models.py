@@ -120,10 +120,10 @@ def _endpoint(spec: str, engine: str, name: str) -> tuple[str, str | None]:
 
 
 def _openai(model: str, url: str | None, **options: Any) -> BaseChatModel:
-    from openai import Timeout
     from pydantic import SecretStr
 
-    options = {"max_retries": RETRIES, "timeout": Timeout(TIMEOUT, connect=CONNECT)} | options
+    timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
+    options = {"max_retries": RETRIES, "timeout": timeouts} | options
     if url:
         options["base_url"] = url
         if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):

@@ -24,7 +24,8 @@ DESCRIPTION = 160  # characters of a label's description that a prompt quotes
 # Our own delimiter, and the control tokens of common chat templates: a document that holds one
 # could close its quotation or open a turn of its own.
 _CONTROL = re.compile(
-    r"<(?=/?\s*(?:document|s|start_of_turn|end_of_turn|tool_call|tool_response|think)\b|\|)|\[(?=/?INST\])",
+    r"<(?=\s*/?\s*document\b|/?\s*(?:s|bos|eos|start_of_turn|end_of_turn|tool_call|tool_response|think)\b|<?/?SYS>|[|｜])"
+    r"|\[(?=/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\b)",
     re.IGNORECASE,
 )
 

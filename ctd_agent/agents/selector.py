@@ -141,7 +141,7 @@ def yes(reply: Reply) -> float | None:
     for token, logprob in logprobs.items():
         word = token.strip().strip(".").lower()
         if word in mass:
-            mass[word] += math.exp(logprob)
+            mass[word] += math.exp(min(logprob, 0.0))
     if mass["yes"] == mass["no"]:
         return None
     return math.log(mass["yes"] / mass["no"])

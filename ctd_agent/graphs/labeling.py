@@ -40,6 +40,7 @@ from ctd_agent.tools.label_index import LabelIndex
 from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
 
 DOCUMENT_HITS = 100  # labels that the document's own search brings
+POINTWISE_CANDIDATES = 20
 SHOWN = 10  # of them, as the shortlister is shown
 
 
@@ -53,9 +54,9 @@ class Budget:
     A call under way is not cut off. Raises UserError for a number below zero.
     """
 
-    turns: int = 1
-    searches: int = 8
-    candidates: int = 30
+    turns: int = 3
+    searches: int = 16
+    candidates: int = 50
     tokens: int = 50_000
     seconds: float = 600.0
     document: int = 8_000
@@ -63,6 +64,17 @@ class Budget:
     def __post_init__(self) -> None:
         if min(astuple(self)) < 0:
             raise UserError(f"a budget is never below zero: {self}")
+
+    @classmethod
+    def fitting(cls, shortlister: ChatModel, selector: ChatModel, **asked: float | None) -> "Budget":
+        """Return the budget that pays for these models, but for what is asked for and not None.
+
+        Searches of a small model found no more than the document's own, and a question a candidate
+        is dear (docs/results.md).
+        """
+        small: dict[str, Any] = {} if shortlister.native_tools else {"turns": 0}
+        small |= {} if selector.listwise else {"candidates": POINTWISE_CANDIDATES}
+        return cls(**small | {name: number for name, number in asked.items() if number is not None})
 
 
 Change = dict[str, Any]
@@ -76,16 +88,18 @@ def build_graph(
     index: LabelIndex,
     *,
     task: str = DEFAULT_TASK,
-    budget: Budget = Budget(),
+    budget: Budget | None = None,
     log: str | Path | None = None,
 ) -> LabelingGraph:
     """Return the compiled graph: invoke it with {"document": Document}, get {"result": LabeledDocument}.
 
     `shortlister` and `selector` are model specs or models; `task` says in a few words what the
-    labels are; `log` is a file that every transition is appended to.
+    labels are; `budget` is by default the one that fits them; `log` is a file that every transition
+    is appended to.
     Raises UserError for a spec that names nothing or a log that cannot be written.
     """
     models = [load_model(model) if isinstance(model, str) else model for model in (shortlister, selector)]
+    budget = budget or Budget.fitting(*models)
     choose = load_selector(models[1], task)
     run = new_run(
         task=task,

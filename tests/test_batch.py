@@ -1,0 +1,336 @@
+"""Many documents: in order, a few at a time, and on from where a run was cut, whatever cut it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from server import Raw, Server
+
+from ctd_agent.agents import models
+from ctd_agent.cli import run
+from ctd_agent.errors import UserError
+from ctd_agent.files import read_records
+from ctd_agent.graphs import batch
+from ctd_agent.graphs.batch import Output, label_documents
+from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.schema import Document, Failure, LabeledDocument
+
+COMMAND = Path(sys.executable).with_name("ctd-agent")
+
+
+def documents(count: int) -> list[Document]:
+    return [Document(id=f"doc-{number}", text="Serve and volley") for number in range(count)]
+
+
+def labelled(key: str, failure: str | None = None) -> LabeledDocument:
+    fault = Failure(phase="select", kind=failure, message="") if failure else None  # type: ignore[arg-type]
+    return LabeledDocument(id=key, labels=[], shortlist=[], usage={}, failure=fault)
+
+
+def graph(work: Callable[[Document], Any] = lambda _: None) -> Any:
+    """What label_documents needs of a graph."""
+
+    def invoke(state: dict[str, Document]) -> dict[str, LabeledDocument]:
+        work(state["document"])
+        return {"result": labelled(state["document"].id)}
+
+    return SimpleNamespace(invoke=invoke)
+
+
+def ids(path: Path) -> list[str]:
+    return [result.id for result in read_records(path, LabeledDocument)]
+
+
+# In one process
+
+
+def test_results_come_in_input_order_though_the_first_takes_longest():
+    others = threading.Event()
+    slow_first = graph(lambda document: others.wait(5) if document.id == "doc-0" else others.set())
+    results = label_documents(slow_first, documents(4), concurrency=2)
+    assert [result.id for result in results] == ["doc-0", "doc-1", "doc-2", "doc-3"]
+
+
+def test_unordered_results_come_as_each_is_done():
+    others = threading.Event()
+    slow_first = graph(lambda document: others.wait(5) if document.id == "doc-0" else None)
+    results = label_documents(slow_first, documents(3), concurrency=2, ordered=False)
+    assert {next(results).id, next(results).id} == {"doc-1", "doc-2"}
+    others.set()
+    assert next(results).id == "doc-0"
+
+
+def test_a_document_that_breaks_the_graph_fails_alone_and_tells_where():
+    def breaks(document: Document) -> None:
+        if document.id == "doc-1":
+            raise KeyError("gone")
+
+    results = list(label_documents(graph(breaks), documents(3)))
+    assert [result.failure and result.failure.kind for result in results] == [None, "internal", None]
+    assert results[1].failure is not None
+    assert results[1].failure.message.startswith("KeyError: 'gone' (test_batch.py:")
+
+
+def test_ten_thousand_documents_are_read_as_they_are_needed_and_take_time_in_proportion():
+    read = 0
+
+    def many(count: int) -> Iterator[Document]:
+        nonlocal read
+        for document in documents(count):
+            read += 1
+            yield document
+
+    def seconds(count: int) -> float:
+        nonlocal read
+        read, started = 0, time.process_time()
+        for done, _ in enumerate(label_documents(graph(), many(count), concurrency=4)):
+            assert read <= done + 8  # two for each under way: no result waits longer in memory
+        return time.process_time() - started
+
+    assert seconds(10_000) < 40 * seconds(1_000) + 1  # quadratic would be a hundred times
+
+
+def test_closed_early_no_other_document_is_begun_and_none_is_waited_for():
+    begun: list[str] = []
+    never = threading.Event()
+
+    def work(document: Document) -> None:
+        begun.append(document.id)
+        if document.id != "doc-0":
+            never.wait(30)
+
+    started = time.monotonic()
+    results = label_documents(graph(work), documents(9))
+    assert next(results).id == "doc-0"
+    results.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 20
+    never.set()
+    assert len(begun) <= 2
+
+
+# The file of results
+
+
+def test_what_is_done_is_not_left_and_what_failed_by_no_fault_of_its_own_is(tmp_path: Path):
+    path = tmp_path / "new" / "out.jsonl"
+    with Output(path) as out:
+        out.write(labelled("doc-0"))
+        out.write(labelled("doc-1", "engine"))
+        out.write(labelled("doc-2", "invalid_output"))
+        out.write(labelled("doc-3", "internal"))
+    before = path.read_bytes()
+    with Output(path) as out:
+        assert [document.id for document in out.left(documents(5))] == ["doc-1", "doc-3", "doc-4"]
+        assert path.read_bytes() == before
+        for key in ("doc-1", "doc-3", "doc-4"):
+            out.write(labelled(key))
+        assert ids(path) == ["doc-0", "doc-2", "doc-1", "doc-3", "doc-4"]
+        out.sort(documents(5))
+    assert ids(path) == ["doc-0", "doc-1", "doc-2", "doc-3", "doc-4"]
+    assert os.listdir(path.parent) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("torn", [b'{"id": "doc-1", "lab', labelled("doc-1").model_dump_json().encode(), b"{"])
+def test_a_line_that_was_cut_does_not_count_and_is_replaced(tmp_path: Path, torn: bytes):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(labelled("doc-0").model_dump_json().encode() + b"\n" + torn)
+    with Output(path) as out:
+        assert [document.id for document in out.left(documents(2))] == ["doc-1"]
+        out.write(labelled("doc-1"))
+    assert ids(path) == ["doc-0", "doc-1"]
+
+
+def test_a_file_of_other_documents_or_of_anything_else_is_refused_and_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    path.write_text(labelled("stranger").model_dump_json() + "\n")
+    with Output(path) as out, pytest.raises(UserError, match="'stranger', which is not among the documents"):
+        out.left(documents(2))
+    path.write_text('{"id": "1", "text": "a document"}\n{"id": "2", "te')
+    with pytest.raises(UserError, match="out.jsonl:1: not a LabeledDocument"):
+        Output(path)
+    assert path.read_text() == '{"id": "1", "text": "a document"}\n{"id": "2", "te'
+    with pytest.raises(UserError, match="cannot write the results here: Is a directory"):
+        Output(tmp_path)
+
+
+def test_two_runs_cannot_write_one_file(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    with Output(path):
+        with pytest.raises(UserError, match="another run is writing"):
+            Output(path)
+        assert path.with_name("out.jsonl.lock").exists()
+    with Output(path) as out:
+        assert out.left(documents(1))
+
+
+def test_a_full_disk_is_told_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "append_line", full)
+    with Output(tmp_path / "out.jsonl") as out, pytest.raises(UserError, match="out.jsonl: .* No space left on device"):
+        out.write(labelled("doc-0"))
+
+
+# The command, run again
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The arguments that label 40 documents with a server's model, into out.jsonl."""
+    monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "RETRIES", 0)
+    (tmp_path / "labels.txt").write_text("Tennis\nFootball\nInterest rates\n")
+    (tmp_path / "documents.jsonl").write_text("".join(d.model_dump_json() + "\n" for d in documents(40)))
+
+    def arguments(server: Server, *more: str) -> list[str]:
+        files = ["label", str(tmp_path / "documents.jsonl"), "--labels", str(tmp_path / "labels.txt")]
+        into = ["--embedder", "static", "--model", server.spec, "--turns", "0", "-o", str(tmp_path / "out.jsonl")]
+        return [*files, *into, *more]
+
+    return arguments
+
+
+def kill_after(arguments: list[str], server: Server, answers: int, how: signal.Signals) -> tuple[int, str]:
+    """Run the command in a process of its own, and kill it once the engine was asked so many times more."""
+    last = len(server.requests) + answers
+    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(server.requests) < last:
+            time.sleep(0.002)
+        process.send_signal(how)
+        assert process.stderr is not None
+        told = process.stderr.read()
+    return process.returncode, told
+
+
+@pytest.mark.parametrize("options", [(), ("--concurrency", "8", "--unordered")], ids=["ordered", "unordered"])
+def test_killed_and_run_again_no_document_is_lost_or_twice(
+    tmp_path: Path, command: Callable[..., list[str]], options: tuple[str, ...]
+):
+    out, log = tmp_path / "out.jsonl", tmp_path / "out.jsonl.transitions.jsonl"
+    with Server(delay=0.01) as server:
+        arguments = command(server, *options)
+        code, _ = kill_after(arguments, server, 7, signal.SIGKILL)
+        assert code == -signal.SIGKILL
+        assert len(ids(out)) < 40
+        for path in (out, log):  # as a process leaves it that dies within a write
+            with path.open("ab") as file:
+                file.write(b'{"id": "doc-9", "reco')
+        code, told = kill_after(arguments, server, 17, signal.SIGINT)
+        assert code == 130
+        assert told.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in told
+        kept = ids(out)
+        assert 0 < len(kept) < 40
+        assert run(arguments) == 0
+    assert sorted(ids(out)) == sorted(d.id for d in documents(40))
+    assert ids(out)[: len(kept)] == kept
+    if not options:
+        assert ids(out) == [d.id for d in documents(40)]
+    steps = read_transitions(log)
+    assert steps.keys() == set(ids(out))
+    assert {tuple(step.node for step in document) for document in steps.values()} == {("read", "select")}
+
+
+def test_an_engine_that_dies_fails_its_documents_and_they_alone_are_asked_again(
+    tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out.jsonl"
+    with Server() as server:
+        port = server.server_port
+        server.script = [Raw(status=500)]
+        assert run(command(server)) == 1
+    told = capfd.readouterr().err
+    assert "1 of 40 documents failed (1 engine); the same command tries 1 of them again" in told
+    failed = [result for result in read_records(out, LabeledDocument) if result.failure]
+    assert [result.failure and result.failure.kind for result in failed] == ["engine"]
+
+    assert run(command(server)) == 1  # now nobody answers at all
+    told = capfd.readouterr().err
+    assert "39 of 40 documents are done, going on" in told
+    assert "refused" in told
+    assert len(ids(out)) == 40
+
+    with Server(port=port) as server:
+        assert run(command(server)) == 0
+        assert [request["path"] for request in server.requests] == ["/v1/chat/completions"]
+    assert ids(out) == [d.id for d in documents(40)]
+    assert not any(result.failure for result in read_records(out, LabeledDocument))
+    last = read_transitions(tmp_path / "out.jsonl.transitions.jsonl")
+    assert not any(step.failure for steps in last.values() for step in steps)
+
+
+def test_an_engine_that_is_not_there_fails_every_document_in_a_line_or_two(
+    tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+):
+    with Server() as server:
+        pass
+    assert run(command(server)) == 1
+    told = capfd.readouterr().err.splitlines()
+    assert "40 of 40 documents failed (40 engine); the same command tries 40 of them again" in told
+    assert sum("refused" in line for line in told) == 1
+    results = list(read_records(tmp_path / "out.jsonl", LabeledDocument))
+    assert [result.id for result in results] == [d.id for d in documents(40)]
+    assert all(result.failure and "refused" in result.failure.message for result in results)
+
+
+def test_when_all_is_done_nothing_is_asked_and_that_is_said(
+    tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+):
+    with Server() as server:
+        assert run(command(server)) == 0
+        capfd.readouterr()
+        before, asked = (tmp_path / "out.jsonl").read_bytes(), len(server.requests)
+        assert run(command(server)) == 0
+        assert len(server.requests) == asked
+    assert "out.jsonl: 40 of 40 documents are done, nothing to do" in capfd.readouterr().err
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_another_model_task_or_catalogue_is_refused_and_both_files_stay(
+    tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+):
+    out, log = tmp_path / "out.jsonl", tmp_path / "out.jsonl.transitions.jsonl"
+    other = tmp_path / "other.txt"
+    other.write_text("Chess\nGolf\n")
+    with Server() as server:
+        server.script = [Raw(status=500)]
+        assert run(command(server)) == 1
+        before, asked = (out.read_bytes(), log.read_bytes()), len(server.requests)
+        capfd.readouterr()
+        for option, field in [
+            (("--model", f"{server.spec}/"), "shortlister"),
+            (("--task", "sports"), "task"),
+            (("--labels", str(other)), "catalogue"),
+            (("--log", str(tmp_path / "elsewhere.jsonl")), "the log of the results in"),
+            (("--log", str(out)), "cannot be both the results and the log"),
+        ]:
+            assert run(command(server, *option)) == 2
+            error = capfd.readouterr().err.splitlines()[-1]
+            assert error.startswith("error: ")
+            assert field in error
+            assert (out.read_bytes(), log.read_bytes()) == before
+        assert len(server.requests) == asked
+    assert not (tmp_path / "elsewhere.jsonl").exists()
+
+
+def test_what_came_unordered_is_in_order_once_the_same_command_has_run_without(
+    tmp_path: Path, command: Callable[..., list[str]]
+):
+    out = tmp_path / "out.jsonl"
+    with Server() as server:
+        assert run(command(server, "--unordered")) == 0
+        lines = out.read_bytes().splitlines(keepends=True)
+        out.write_bytes(b"".join(reversed(lines[:-1])))
+        assert run(command(server)) == 0
+    assert ids(out) == [d.id for d in documents(40)]
+    assert [json.loads(line)["labels"][0]["rank"] for line in out.read_bytes().splitlines()] == [1] * 40
