@@ -4,6 +4,8 @@
     python benchmarks/phases.py debian-tags --documents 200 --out /tmp/phases
     python benchmarks/phases.py debian-suggests --documents 200 --out /tmp/phases
 
+    python benchmarks/phases.py debian-tags --split train --embedder static    # retrieval alone
+
 Documents are the first of the split, which is in the order of a hash. The graph's run is
 appended to OUT and goes on where it was cut; the table is printed as markdown.
 
@@ -34,8 +36,11 @@ from ctd_agent.tools.label_index import LabelIndex
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
 TASKS = {
-    "debian-tags": "tags that describe the software package",
-    "debian-suggests": "other software packages that the described package suggests installing with it",
+    "debian-tags": "tags that describe the software package: what it is, what it is for, what it works with, its "
+    "interface, and what it is written in",
+    "debian-suggests": "other packages that the Suggests field of this Debian package names: its documentation or "
+    "examples, and optional plugins, front ends and companion tools that make it more useful, not other programs that "
+    "do the same",
 }
 METRICS = {
     "R@10": partial(recall, k=10),
@@ -54,7 +59,7 @@ def main() -> None:
     parser.add_argument("data", choices=TASKS)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--split", default="dev", help="train, dev or test")
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the run")
+    parser.add_argument("--out", type=Path, help="a folder for the graph's run; without it, retrieval alone")
     parser.add_argument("--model", default="local")
     parser.add_argument("--embedder", help="default: what `ctd-agent label` takes")
     parser.add_argument("--turns", type=int, help="model turns in phase 1; default: what fits the model")
@@ -76,6 +81,9 @@ def main() -> None:
     for mode in ("bm25", "dense", "hybrid"):
         systems[mode], seconds = retrieve(index, documents, mode)
         costs[mode] = f"{seconds / len(documents):.3f} | 0"
+    if options.out is None:
+        print_table(systems, gold, costs)
+        return
     name = f"{options.data}-{options.split}"
     systems["graph"], costs["graph"] = run_graph(options, name, index, documents)
     print_table(systems, gold, costs)
@@ -103,9 +111,9 @@ def run_graph(
         budget = Budget.fitting(model, model, turns=options.turns, candidates=options.candidates)
         graph = build_graph(model, model, index, task=TASKS[options.data], budget=budget, log=log)
         with progress(name, len(documents), len(documents) - len(todo)) as show:
-            for result in label_documents(graph, todo, concurrency=model.slots):
+            for done, result in enumerate(label_documents(graph, todo, concurrency=model.slots), start=1):
                 output.write(result)
-                show(len(output.done))
+                show(len(documents) - len(todo) + done)
     rankings: Rankings = {}
     usage = Usage()
     for document, steps in read_transitions(log).items():

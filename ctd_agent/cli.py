@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -137,8 +136,8 @@ def label(
     """Label documents: the model shortlists candidates from the catalogue, then chooses."""
     from ctd_agent.agents.models import load_model
     from ctd_agent.agents.prompts import DEFAULT_TASK
-    from ctd_agent.console import print_json, print_table, report
-    from ctd_agent.graphs.batch import Output, label_documents
+    from ctd_agent.console import note, print_json, print_table, report
+    from ctd_agent.graphs.batch import RETRIED, Output, label_documents
     from ctd_agent.graphs.labeling import Budget, build_graph
 
     if documents == labels == STDIN:
@@ -156,7 +155,11 @@ def label(
     with Output(output) if output else nullcontext() as out:
         todo = _left(texts, out, where)
         catalogue = _index(labels, index, embedder, columns)
-        phase1, phase2 = load_model(shortlister or model), load_model(selector or model)
+        specs = shortlister or model, selector or model
+        loaded = {
+            spec: load_model(spec) for spec in sorted({*specs}, key="local".__eq__)
+        }  # last what may be a download
+        phase1, phase2 = (loaded[spec] for spec in specs)
         graph = build_graph(
             phase1,
             phase2,
@@ -172,7 +175,11 @@ def label(
         failed = report(results, write, len(texts), len(texts) - len(todo))
         if out and not unordered:
             out.sort(texts)
-    _conclude(failed, len(todo), where, output)
+    note(f"transitions log: {where}")
+    if any(failed[kind] for kind in RETRIED):
+        if out:
+            note("the same command tries again those that failed by no fault of their own")
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")
@@ -289,17 +296,3 @@ def _left(texts: "list[Document]", out: "Output | None", log: Path) -> "list[Doc
             raise UserError(f"{log}: the log of the results in {out.path} is not there; say where with --log")
         note(f"{out.path}: {done} of {len(texts)} documents are done" + (", going on" if todo else ", nothing to do"))
     return todo
-
-
-def _conclude(failed: Counter[str], total: int, log: Path, output: Path | None) -> None:
-    from ctd_agent.console import note
-
-    note(f"transitions log: {log}")
-    if not failed:
-        return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
-    again = failed["engine"] + failed["internal"]
-    hint = f"; the same command tries {again} of them again" if again and output else ""
-    note(f"{failed.total()} of {total} documents failed ({kinds}){hint}")
-    if again:
-        raise typer.Exit(1)

@@ -83,7 +83,7 @@ def _lines(what: str, total: int) -> Show:
 def report(
     results: Iterable[LabeledDocument], write: Callable[[LabeledDocument], None], total: int, done: int
 ) -> Counter[str]:
-    """Write every result as it comes, and show progress; return how many failed, by the failure's kind.
+    """Write every result as it comes, show progress, and sum up; return how many failed, by the failure's kind.
 
     Of each kind the first is told; the others are likely to be alike, and stand in the results.
     """
@@ -95,6 +95,9 @@ def report(
                 failed[result.failure.kind] += 1
                 if failed[result.failure.kind] == 1:
                     note(f"{result.id}: {failure_text(result.failure)}")
+    if failed:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+        note(f"{failed.total()} of {total - done} documents failed: {kinds}")
     return failed
 
 

@@ -174,11 +174,15 @@ class Exchange(Record):
 
     With no `questions` there was one prompt: `messages`. With questions there was one prompt per
     question: `messages` with the question appended to the last message, so that the prompts share
-    a prefix the engine can cache. `replies` has one entry per prompt, fewer where the engine failed.
+    a prefix the engine can cache; then, in the same way, one per baseline question behind
+    `baseline`, the same prompt about an empty document. `replies` has one entry per prompt, fewer
+    where the engine failed or the budget was spent.
     """
 
     messages: list[dict[str, Any]]
     questions: list[str] = []
+    baseline: list[dict[str, Any]] = []
+    baseline_questions: list[str] = []
     options: dict[str, Any] = {}
     replies: list[Reply] = []
 
@@ -192,5 +196,10 @@ class Exchange(Record):
         """Every prompt of this exchange, in OpenAI's message format."""
         if not self.questions:
             return [self.messages]
-        *head, last = self.messages
-        return [[*head, {**last, "content": last["content"] + question}] for question in self.questions]
+        return _asked(self.messages, self.questions) + _asked(self.baseline, self.baseline_questions)
+
+
+def _asked(messages: list[dict[str, Any]], questions: list[str]) -> list[list[dict[str, Any]]]:
+    return [
+        [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + question}] for question in questions
+    ]

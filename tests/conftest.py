@@ -70,6 +70,19 @@ def yes_or_no(probability: float) -> AIMessage:
     )
 
 
+YES, NO = yes_or_no(1 - 1e-6), yes_or_no(1e-6)  # whatever the selector's coefficients are
+
+
+def without_document(prompt: list[dict[str, Any]]) -> bool:
+    """Whether a prompt asks about the empty document: the baseline."""
+    return prompt[-1]["content"].startswith("<document>\n\n</document>")
+
+
+def label_asked(prompt: list[dict[str, Any]]) -> str:
+    """The label that a pointwise prompt asks about, as it is described there."""
+    return prompt[-1]["content"].rpartition("\n")[2]
+
+
 def chosen(*numbers: int) -> str:
     """A listwise answer that chooses these numbers of the shortlist."""
     return json.dumps(
@@ -83,11 +96,12 @@ def searches(*queries: str, done: bool = False) -> str:
 
 
 def likes(*names: str) -> Answer:
-    """A pointwise model that says yes to these labels' names and no to others."""
+    """A pointwise model that says yes to these labels' names and no to others; without a document, neither."""
 
     def answer(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage:
-        question = prompt[-1]["content"].rpartition("Label: ")[2]
-        return yes_or_no(0.99 if any(question.startswith(name) for name in names) else 0.01)
+        if without_document(prompt):
+            return yes_or_no(0.5)
+        return YES if label_asked(prompt).startswith(names) else NO
 
     return answer
 

@@ -1,13 +1,12 @@
 """A scripted OpenAI-compatible server: it plays an engine that answers, and one that misbehaves.
 
-For unit tests only. In a thread: `with Server() as server`; on its own: `python tests/server.py PORT DELAY`.
+For unit tests only. In a thread: `with Server() as server`; on its own: `python tests/server.py PORT`.
 """
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -49,19 +48,19 @@ def agreeable(request: Body) -> Body:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers from `script`, then agreeably, each time after `delay` seconds; `requests` are all it was sent."""
+    """Answers from `script`, then agreeably, after `stalls_after` requests not at all; `requests` are all it got."""
 
     daemon_threads = True
 
-    def __init__(self, script: Iterable[Body | Raw] = (), delay: float = 0.0, port: int = 0) -> None:
+    def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.reset(script, delay)
+        self.reset()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
-    def reset(self, script: Iterable[Body | Raw] = (), delay: float = 0.0) -> None:
+    def reset(self) -> None:
         """Forget what was, and begin anew."""
-        self.script = list(script)
-        self.delay = delay
+        self.script: list[Body | Raw] = []
+        self.stalls_after: int | None = None
         self.requests: list[Body] = []
 
     @property
@@ -88,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append({"path": self.path, **request})
         answer = self.server.script.pop(0) if self.server.script else agreeable(request)
-        time.sleep(self.server.delay)
+        if self.server.stalls_after is not None and len(self.server.requests) > self.server.stalls_after:
+            time.sleep(60)  # longer than any test waits; the thread dies with the tests
         raw = answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
         self.send_response(raw.status)
         for name, value in {"Content-Type": "application/json", **raw.headers}.items():
@@ -102,4 +102,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Server(port=int(sys.argv[1]), delay=float(sys.argv[2])).serve_forever()
+    Server(port=int(sys.argv[1])).serve_forever()

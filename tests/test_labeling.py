@@ -1,6 +1,7 @@
 """The graph: two phases, their budgets, and that nothing a document or a model does breaks the run."""
 
 import asyncio
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LABELS, build_index, calls, chosen, likes, searches, yes_or_no
+from conftest import LABELS, NO, YES, build_index, calls, chosen, label_asked, likes, searches, without_document
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
 from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.selector import fused
 from ctd_agent.errors import UserError
 from ctd_agent.graphs import labeling, state
 from ctd_agent.graphs.batch import label_documents
@@ -40,12 +42,15 @@ CLOSING = re.compile(r"</\s*document\s*>", re.IGNORECASE)
 
 @pytest.fixture
 def run(index: LabelIndex, tmp_path: Path) -> Run:
-    """Label one text with a model, a log written; what the log reads back is what the graph said."""
+    """Label one text with a model, a log written; what the log reads back is what the graph said.
+
+    Phase 1 has one turn, for small models too, unless told otherwise.
+    """
 
     def label(model: ChatModel, text: str = NEWS, over: LabelIndex = index, **budget: Any) -> LabeledDocument:
         log = tmp_path / "log.jsonl"
         log.unlink(missing_ok=True)
-        output = build_graph(model, model, over, budget=Budget(**budget), log=log).invoke(
+        output = build_graph(model, model, over, budget=Budget(**{"turns": 1} | budget), log=log).invoke(
             {"document": Document(id="1", text=text)}
         )
         result = output["result"]
@@ -71,6 +76,11 @@ def queries(result: LabeledDocument) -> list[tuple[int, str]]:
     return sorted(found - {(0, "")})
 
 
+def baselines(model: ChatModel) -> list[str]:
+    """The labels that a model was asked about without a document, in order."""
+    return [label_asked(prompt) for prompt in model.chat.prompts if without_document(prompt)]
+
+
 def tool_messages(prompt: list[dict[str, Any]]) -> list[str]:
     return [message["content"] for message in prompt if message["role"] == "tool"]
 
@@ -80,11 +90,11 @@ def tool_messages(prompt: list[dict[str, Any]]) -> list[str]:
 
 def test_a_small_model_searches_by_schema_and_answers_one_question_a_candidate(run: Run, small: Make) -> None:
     model = small(searches("house prices", done=True), otherwise=likes("Interest rates", "Housing market"))
-    result = run(model)
+    result = run(model, turns=3)
     assert sorted(ids(result)) == ["housing", "rates"]
     assert failure(result) is None
     assert queries(result) == [(1, "house prices")]
-    assert {phase: usage.calls for phase, usage in result.usage.items()} == {"search": 0, "shortlist": 1, "select": 8}
+    assert {phase: usage.calls for phase, usage in result.usage.items()} == {"search": 0, "shortlist": 1, "select": 16}
 
 
 def test_a_large_model_calls_the_tool_and_chooses_from_the_numbered_list(run: Run, large: Make) -> None:
@@ -115,20 +125,14 @@ def test_choosing_nothing_is_an_answer_and_no_failure(run: Run, large: Make) -> 
     assert (ids(result), failure(result)) == ([], None)
 
 
-@pytest.mark.parametrize("document", [Document(id="1", text=NEWS), {"id": "1", "text": NEWS}])
-def test_a_document_or_its_dict_go_in(document: Any, small: Make, index: LabelIndex) -> None:
+def test_a_document_or_its_dict_go_in_and_nothing_else(small: Make, index: LabelIndex) -> None:
     model = small(otherwise=likes("Interest"))
-    assert ids(build_graph(model, model, index, budget=Budget(turns=0)).invoke({"document": document})["result"]) == [
-        "rates"
-    ]
-
-
-@pytest.mark.parametrize(
-    "given", [{}, {"document": None}, {"document": {"id": "1"}}, {"document": {"id": 1, "text": ""}}]
-)
-def test_what_is_no_document_is_a_validation_error(given: Any, small: Make, index: LabelIndex) -> None:
-    with pytest.raises(ValidationError, match="for Document"):
-        build_graph(small(), small(), index).invoke(given)
+    graph = build_graph(model, model, index)
+    for document in (Document(id="1", text=NEWS), {"id": "1", "text": NEWS}):
+        assert ids(graph.invoke({"document": document})["result"]) == ["rates"]
+    for wrong in ({}, {"document": None}, {"document": {"id": "1"}}, {"document": {"id": 1, "text": ""}}):
+        with pytest.raises(ValidationError, match="for Document"):
+            graph.invoke(wrong)
 
 
 def test_the_graph_runs_in_batch_async_and_as_a_stream(small: Make, index: LabelIndex) -> None:
@@ -149,8 +153,8 @@ def test_the_graph_runs_in_batch_async_and_as_a_stream(small: Make, index: Label
 
 
 def test_nothing_of_one_document_stays_for_the_next(small: Make, index: LabelIndex) -> None:
-    model = small(searches("tennis", done=True), *[yes_or_no(0.9)] * 8)
-    graph = build_graph(model, model, index).copy(update={"checkpointer": InMemorySaver()})
+    model = small(searches("tennis", done=True), *[YES] * 8)
+    graph = build_graph(model, model, index, budget=Budget(turns=1)).copy(update={"checkpointer": InMemorySaver()})
     thread = {"configurable": {"thread_id": "1"}}  # as a LangGraph server keeps it
     assert ids(graph.invoke({"document": Document(id="1", text=NEWS)}, thread)["result"]) != []
     second = graph.invoke({"document": Document(id="2", text=" ")}, thread)
@@ -215,7 +219,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("malformed", MALFORMED)
+@pytest.mark.parametrize("malformed", MALFORMED, ids=["name", "cut", "list"])
 def test_a_turn_of_malformed_calls_gets_another_try(malformed: AIMessage, run: Run, large: Make) -> None:
     model = large(malformed, calls("tennis"), chosen(1))
     result = run(model, turns=2)
@@ -224,7 +228,7 @@ def test_a_turn_of_malformed_calls_gets_another_try(malformed: AIMessage, run: R
     assert [text.startswith("error: ") for text in tool_messages(model.chat.prompts[1])] == [True]
 
 
-@pytest.mark.parametrize("malformed", MALFORMED)
+@pytest.mark.parametrize("malformed", MALFORMED, ids=["name", "cut", "list"])
 def test_malformed_calls_to_the_end_are_a_failure_of_phase_one_alone(
     malformed: AIMessage, run: Run, large: Make
 ) -> None:
@@ -252,7 +256,7 @@ def test_a_model_that_repeats_itself_for_ever_is_left_alone(run: Run, large: Mak
 
     model = small(*[searches("tennis")] * 2)
     run(model, turns=50, searches=50)
-    assert len(model.chat.prompts) == 2 + len(LABELS)
+    assert len(model.chat.prompts) - len(baselines(model)) == 2 + len(LABELS)
 
 
 # Budgets
@@ -278,7 +282,7 @@ def test_turns_end_phase_one(run: Run, large: Make) -> None:
     assert failure(result) is None
 
 
-@pytest.mark.parametrize("budget", [{"turns": 0}, {"searches": 0}])
+@pytest.mark.parametrize("budget", [{"turns": 0}, {"searches": 0}], ids=["turns", "searches"])
 def test_without_turns_or_searches_the_model_only_chooses(budget: dict[str, int], run: Run, large: Make) -> None:
     model = large(chosen(1))
     assert (len(ids(run(model, **budget))), len(model.chat.prompts)) == (1, 1)
@@ -288,20 +292,21 @@ def test_candidates_bound_the_shortlist_and_the_questions(run: Run, small: Make)
     model = small(searches("tennis", "football", done=True), otherwise=likes("Interest"))
     result = run(model, candidates=3)
     assert len(result.shortlist) == 3
-    assert len(model.chat.prompts) == 1 + 3
+    assert len(model.chat.prompts) == 1 + 3 + 3
+    assert len(baselines(model)) == 3
     assert run(small(searches(done=True)), candidates=0).labels == []
 
 
 def test_tokens_end_the_questions_and_what_was_answered_counts(run: Run, small: Make) -> None:
     model = small(otherwise=likes("Interest"))
     result = run(model, turns=0, tokens=300)  # a call costs 105
-    assert len(model.chat.prompts) == 3
+    assert (len(model.chat.prompts), baselines(model)) == (3, [])
     assert failure(result) == ("select", "budget")
-    assert "5 questions" in result.failure.message
+    assert "13 questions" in result.failure.message  # of 8, and of 8 without the document
     assert ids(result) == ["rates"]
 
 
-@pytest.mark.parametrize("budget", [{"tokens": 0}, {"seconds": 0.0}])
+@pytest.mark.parametrize("budget", [{"tokens": 0}, {"seconds": 0.0}], ids=["tokens", "seconds"])
 @pytest.mark.parametrize("kind", ["small", "large"])
 def test_a_budget_spent_at_once_leaves_retrieval(
     kind: str, budget: dict[str, Any], run: Run, request: pytest.FixtureRequest
@@ -326,7 +331,7 @@ def test_seconds_are_checked_before_each_call(run: Run, small: Make, monkeypatch
     def slow(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage:
         nonlocal now
         now += 10
-        return yes_or_no(0.9)
+        return YES
 
     monkeypatch.setattr(labeling, "perf_counter", lambda: now)
     monkeypatch.setattr(state, "perf_counter", lambda: now)
@@ -338,20 +343,135 @@ def test_seconds_are_checked_before_each_call(run: Run, small: Make, monkeypatch
     assert len(result.labels) == 2
 
 
-def test_a_negative_budget_is_the_users_fault() -> None:
+def test_a_negative_budget_is_the_users_fault(small: Make) -> None:
     with pytest.raises(UserError, match=r"never below zero.*turns=-1"):
         Budget(turns=-1)
+    with pytest.raises(UserError, match=r"never below zero.*candidates=-1"):
+        Budget.fitting(small(), small(), candidates=-1)
+
+
+def test_a_budget_fits_the_models_but_for_what_is_asked_for(small: Make, large: Make) -> None:
+    few = labeling.POINTWISE_CANDIDATES
+    assert Budget.fitting(large(), large()) == Budget() != Budget(turns=0)
+    assert Budget.fitting(small(), large()) == Budget(turns=0)
+    assert Budget.fitting(large(), small()) == Budget(candidates=few) != Budget()
+    assert Budget.fitting(small(), small()) == Budget(turns=0, candidates=few)
+    asked = Budget.fitting(small(), small(), turns=2, candidates=None, tokens=9, seconds=0)
+    assert asked == Budget(turns=2, candidates=few, tokens=9, seconds=0)  # what is None was not asked for, 0 was
+
+
+def test_without_a_budget_a_small_model_is_given_the_one_that_fits(small: Make, large: Make, index: LabelIndex) -> None:
+    pointwise = small(otherwise=likes("Interest"))
+    output = build_graph(pointwise, pointwise, index).invoke({"document": Document(id="1", text=NEWS)})
+    assert [step.node for step in output["transitions"]] == ["read", "select"]
+    searching = large(calls("tennis"), AIMessage("Enough."))
+    output = build_graph(searching, pointwise, index).invoke({"document": Document(id="1", text=NEWS)})
+    assert [step.node for step in output["transitions"]] == ["read", "shortlist", "search", "shortlist", "select"]
+
+
+# The baseline: what a pointwise selector is answered without a document
+
+
+def test_the_baseline_is_asked_once_a_label_and_a_selector_after_the_documents_questions(
+    small: Make, index: LabelIndex
+) -> None:
+    model = small(otherwise=likes("Interest"))
+    first, second = (build_graph(model, model, index, budget=Budget(turns=0, candidates=3)) for _ in range(2))
+
+    def asked(graph: labeling.LabelingGraph, text: str) -> tuple[list[str], list[str]]:
+        """The labels that it asked about with the document, and then without."""
+        model.chat.prompts.clear()
+        graph.invoke({"document": Document(id="1", text=text)})
+        prompts = model.chat.prompts
+        assert not any(map(without_document, prompts[:3]))
+        assert all(map(without_document, prompts[3:]))
+        return [*map(label_asked, prompts[:3])], [*map(label_asked, prompts[3:])]
+
+    news, baseline = asked(first, NEWS)
+    assert baseline == news
+    tennis, baseline = asked(first, "A tennis match.")
+    assert baseline == [label for label in tennis if label not in news] != []
+    assert asked(first, NEWS) == (news, [])
+    assert asked(second, NEWS) == (news, news)
+
+
+def test_labels_that_read_the_same_share_a_baseline_but_not_a_question(run: Run, small: Make, tmp_path: Path) -> None:
+    twins = [Label(id=id_, name="Interest rates") for id_ in ("a", "b")]
+    model = small(otherwise=likes("Interest"))
+    result = run(model, over=build_index(twins, tmp_path / "index"), turns=0)
+    assert sorted(ids(result)) == ["a", "b"]
+    assert (len(model.chat.prompts), baselines(model)) == (2 + 1, ["Interest rates"])
+
+
+def test_a_label_that_gets_a_yes_whatever_the_document_is_loses(run: Run, small: Make) -> None:
+    def eager(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage:
+        label = label_asked(prompt)
+        if without_document(prompt):
+            return YES if label.startswith("Interest") else NO
+        return YES if label.startswith(("Interest", "Inflation")) else NO
+
+    result = run(small(otherwise=eager), turns=0)
+    assert result.shortlist[0].id == "rates"  # retrieval favours it
+    assert ids(result)[0] == "inflation"
+    fair = run(small(otherwise=likes("Interest", "Inflation")), turns=0)
+    assert ids(fair) == ["rates", "inflation"]
+
+
+def test_a_budget_spent_before_the_baseline_still_selects_and_what_it_lacks_is_asked_next_time(
+    small: Make, index: LabelIndex
+) -> None:
+    model = small(otherwise=likes("Interest"))
+    graph = build_graph(model, model, index, budget=Budget(turns=0, candidates=3, tokens=4 * 105))  # four calls
+    told = []
+    for _ in range(4):
+        result = graph.invoke({"document": Document(id="1", text=NEWS)})["result"]
+        assert ids(result) == ["rates"]
+        told.append(result.failure and (result.failure.kind, result.failure.message))
+    assert told == [*(("budget", f"spent with {n} questions unasked") for n in (2, 1)), None, None]
+    assert len(baselines(model)) == len(set(baselines(model))) == 3
+
+    model.chat.prompts.clear()
+    bare = build_graph(model, model, index, budget=Budget(turns=0, candidates=3, tokens=3 * 105))
+    result = bare.invoke({"document": Document(id="1", text=NEWS)})["result"]
+    assert (ids(result), failure(result), baselines(model)) == (["rates"], ("select", "budget"), [])
+
+
+def test_a_baseline_that_is_neither_yes_nor_no_counts_as_unknown(run: Run, small: Make) -> None:
+    def answer(prompt: list[dict[str, Any]], options: dict[str, Any]) -> Any:
+        return "Which document?" if without_document(prompt) else likes("Interest")(prompt, options)
+
+    result = run(small(otherwise=answer), turns=0)
+    assert (ids(result), failure(result)) == (["rates"], None)
+    assert result.labels == run(small(otherwise=likes("Interest")), turns=0).labels  # as likely yes as no
+
+
+def test_a_score_rises_with_the_odds_and_falls_with_the_rank_and_the_baseline() -> None:
+    def rises(scores: list[float]) -> bool:
+        return all(low < high for low, high in itertools.pairwise(scores))
+
+    assert rises([fused(odds, 0.0, 1) for odds in range(-14, 15)])  # those that FLOOR allows
+    assert rises([fused(0.0, -baseline, 1) for baseline in range(-14, 15)])
+    assert rises([fused(0.0, 0.0, rank) for rank in range(100, 0, -1)])
+    assert fused(1.0, None, 2) == fused(1.0, 0.0, 2)
+
+
+def test_a_score_is_between_zero_and_one_whatever_the_odds() -> None:
+    extremes = [
+        fused(odds, baseline, rank) for odds in (-1e3, 1e3) for baseline in (-1e3, 0.0, 1e3) for rank in (1, 99)
+    ]
+    assert all(0 < score < 1 for score in extremes)
+    assert fused(-1e3, 0.0, 1) < fused(0.0, 0.0, 1) < fused(1e3, 0.0, 1)
 
 
 # Documents
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t \u2003\u00a0"])
-def test_a_document_without_text_fails_alone_and_costs_no_call(text: str, run: Run, small: Make) -> None:
-    model = small()
-    result = run(model, text)
-    assert (failure(result), result.labels, result.shortlist) == (("search", "empty_document"), [], [])
-    assert model.chat.prompts == []
+def test_a_document_without_text_fails_alone_and_costs_no_call(run: Run, small: Make) -> None:
+    for text in ("", " ", "\n\t \u2003\u00a0"):
+        model = small()
+        result = run(model, text)
+        assert (failure(result), result.labels, result.shortlist) == (("search", "empty_document"), [], [])
+        assert model.chat.prompts == []
 
 
 @pytest.mark.parametrize("kind", ["small", "large"])
@@ -375,13 +495,13 @@ def test_of_a_huge_document_the_beginning_is_read(kind: str, run: Run, small: Ma
         ("añb", 2, "a"),  # ñ takes two bytes
         ("añb", 3, "añ"),
         ("漢字", 5, "漢"),
-        ("👍👍", 7, "👍"),
-        ("👩‍👩‍👧", 4, "👩"),
+        ("👩‍👩‍👧", 6, "👩"),
         ("  abc  ", 3, "abc"),
     ],
+    ids=["in-two-bytes", "after-two-bytes", "in-three-bytes", "in-a-joiner", "blanks-around"],
 )
 def test_a_text_is_cut_between_characters(text: str, limit: int, read: str, small: Make, index: LabelIndex) -> None:
-    graph = build_graph(small(), small(), index, budget=Budget(turns=0, document=limit))
+    graph = build_graph(small(), small(), index, budget=Budget(turns=0, candidates=1, document=limit))
     output = graph.invoke({"document": Document(id="1", text=text)})
     assert output["transitions"][0].text == read
     cut = len(text.strip()) > len(read)
@@ -390,15 +510,8 @@ def test_a_text_is_cut_between_characters(text: str, limit: int, read: str, smal
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "🏦📈🔥",
-        "رفع البنك المركزي أسعار الفائدة",
-        "中央银行加息",
-        "a\0b\x01\x1b[31m",
-        "\u202e\u2066rtl",
-        "\ud83d alone",
-        "?!…",
-    ],
+    ["中央银行 رفع البنك المركزي أسعار الفائدة", "\u202e\u2066r\0b\x01\x1b[31m", "\ud83d alone", "🏦📈🔥", "?!…"],
+    ids=["scripts", "controls", "surrogate", "emoji", "punctuation"],
 )
 @pytest.mark.parametrize("kind", ["small", "large"])
 def test_any_characters_are_read_and_logged(text: str, kind: str, run: Run, small: Make, large: Make) -> None:
@@ -410,18 +523,17 @@ def test_any_characters_are_read_and_logged(text: str, kind: str, run: Run, smal
     assert text.replace("\ud83d", "?") in model.chat.prompts[-1][-1]["content"]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("kind", ["small", "large"])
-def test_a_hostile_document_stays_inside_its_quotation(
-    attack: str, kind: str, run: Run, small: Make, large: Make
-) -> None:
+def test_a_hostile_document_stays_inside_its_quotation(kind: str, run: Run, small: Make, large: Make) -> None:
     """Also where the model copies it into its answers and searches, which its next turn reads."""
-    copied = AIMessage(attack, tool_calls=[{"name": "search_labels", "args": {"query": attack}, "id": "a"}])
+    attack = "\n".join(ATTACKS)
+    copied = calls(*ATTACKS).model_copy(update={"content": attack})
     model = {
-        "small": lambda: small(searches(attack), searches("banks"), otherwise=likes("Interest")),
+        "small": lambda: small(searches(*ATTACKS), searches("banks"), otherwise=likes("Interest")),
         "large": lambda: large(copied, AIMessage(""), chosen(1)),
     }[kind]()
     result = run(model, f"{NEWS} {attack} {NEWS}", turns=2)
+    assert {query for _, query in queries(result)} >= {attack.strip()[:60] for attack in ATTACKS}
     assert (ids(result), failure(result)) == ([result.shortlist[0].id if kind == "large" else "rates"], None)
     assert len(model.chat.prompts) > 2
     for prompt in model.chat.prompts:
@@ -451,7 +563,7 @@ def test_a_hostile_catalogue_stays_data_too(kind: str, run: Run, small: Make, la
 
 def test_a_catalogue_of_one_label(run: Run, small: Make, large: Make, tmp_path: Path) -> None:
     over = build_index([LABELS[0]], tmp_path / "index")
-    assert ids(run(small(searches("rates", done=True), yes_or_no(0.9)), over=over)) == ["rates"]
+    assert ids(run(small(searches("rates", done=True), YES), over=over)) == ["rates"]
     assert ids(run(large(calls("rates"), chosen(1)), over=over)) == ["rates"]
 
 
@@ -467,42 +579,46 @@ def test_a_name_of_several_lines_is_one_line_in_prompts_and_itself_in_the_result
 
 # Models
 
-GARBAGE = [
-    "no JSON",
-    "",
-    "\0",
-    '{"reasoning": "', '{"labels": [{"number": 1, "sc', '{"searches": ["a"',
-    "[]", "null", "7", '"text"', "{}",
-    '{"labels": null, "searches": null}',
-    '{"labels": {"number": 1}, "searches": {"a": 1}}',
-    '{"labels": ["one"], "searches": [1, 2]}',
-    '{"labels": [{"number": "one"}], "searches": [["a"]]}',
-    '{"labels": [{"number": 1, "score": NaN}], "searches": NaN}',
-    '{"labels": [{"number": 1, "score": -Infinity}], "searches": "a"}',
-    '{"labels": [{"number": 1, "score": 1e999}], "searches": 1e999}',
-    '{"labels": [{"number": 1, "reason": "\\ud800"}], "searches": ["\\ud800"]}',
-    "[" * 100_000,
-    '{"labels": ' * 50_000,
-    "\ud800",
-]  # fmt: skip
+GARBAGE = {
+    "words": "no JSON",
+    "nothing": "",
+    "nul": "\0",
+    "surrogate": "\ud800",
+    "cut": '{"labels": [{"number": 1, "sc',
+    "cut-searches": '{"searches": ["a"',
+    "list": "[]",
+    "null": "null",
+    "empty": "{}",
+    "nulls": '{"labels": null, "searches": null}',
+    "objects": '{"labels": {"number": 1}, "searches": {"a": 1}}',
+    "kinds": '{"labels": ["one"], "searches": [1, 2]}',
+    "inner-kinds": '{"labels": [{"number": "one"}], "searches": [["a"]]}',
+    "nan": '{"labels": [{"number": 1, "score": NaN}], "searches": NaN}',
+    "infinity": '{"labels": [{"number": 1, "score": -Infinity}], "searches": "a"}',
+    "overflow": '{"labels": [{"number": 1, "score": 1e999}], "searches": 1e999}',
+    "escaped-surrogate": '{"labels": [{"number": 1, "reason": "\\ud800"}], "searches": ["\\ud800"]}',
+    "deep": '{"labels": ' * 50_000,
+}
 
 
-@pytest.mark.parametrize("answer", GARBAGE, ids=lambda answer: repr(answer[:60]))
+@pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE)
 def test_garbage_in_a_phase_is_that_phases_failure(answer: str, run: Run, small: Make, large: Make) -> None:
-    result = run(large(AIMessage(answer), answer))
+    result = run(large(AIMessage(answer), answer), candidates=2)
     assert (failure(result), ids(result)) == (("select", "invalid_output"), [])
 
-    result = run(small(answer, otherwise=likes("Interest")))
+    result = run(small(answer, otherwise=likes("Interest")), candidates=2)
     assert failure(result) == ("shortlist", "invalid_output")
     assert ids(result) == ["rates"]  # phase 2 had the document's own search
 
-    assert failure(run(small(searches(done=True), *[answer] * 8))) == ("select", "invalid_output")
+    result = run(small(*[answer] * 2), turns=0, candidates=2)
+    assert failure(result) == ("select", "invalid_output")
 
 
-@pytest.mark.parametrize("number", [0, -1, 9, 10**30])
-def test_a_number_off_the_list_is_no_label(number: int, run: Run, large: Make) -> None:
-    assert failure(run(large(AIMessage(""), chosen(number)))) == ("select", "invalid_output")
-    result = run(large(AIMessage(""), chosen(number, 2)))
+def test_a_number_off_the_list_is_no_label(run: Run, large: Make) -> None:
+    wrong = (0, -1, 9, 10**30)
+    for number in wrong:
+        assert failure(run(large(chosen(number)), turns=0)) == ("select", "invalid_output")
+    result = run(large(chosen(*wrong, 2)), turns=0)
     assert ids(result) == [result.shortlist[1].id]
 
 
@@ -512,24 +628,24 @@ def test_a_number_given_twice_counts_once(run: Run, large: Make) -> None:
     assert [label.rank for label in result.labels] == [1, 2]
 
 
-@pytest.mark.parametrize(("given", "kept"), [(7, 1.0), (-3, 0.0), (10**30, 1.0), (0.25, 0.25)])
-def test_a_score_is_kept_between_zero_and_one(given: float, kept: float, run: Run, large: Make) -> None:
-    answer = json.dumps({"labels": [{"number": 1, "score": given}]})
-    assert [label.score for label in run(large(AIMessage(""), answer)).labels] == [kept]
+def test_a_listwise_score_is_kept_between_zero_and_one(run: Run, large: Make) -> None:
+    kept = {7: 1.0, -3: 0.0, 10**30: 1.0, 0.25: 0.25}
+    answer = json.dumps({"labels": [{"number": number, "score": score} for number, score in enumerate(kept, start=1)]})
+    assert [label.score for label in run(large(answer), turns=0).labels] == [*kept.values()]
 
 
 def test_an_engine_without_logprobs_is_taken_at_its_word(run: Run, small: Make) -> None:
     def word(prompt: list[dict[str, Any]], options: dict[str, Any]) -> str:
-        return "Yes" if "Label: Interest" in prompt[-1]["content"] else "no"
+        return "Yes" if "\nInterest" in prompt[-1]["content"] else "no"
 
     assert ids(run(small(searches(done=True), otherwise=word))) == ["rates"]
 
 
-@pytest.mark.parametrize("logprob", [-0.1, 0.0, -1e9, float("-inf")])
-def test_logprobs_with_neither_yes_nor_no_are_no_answer(logprob: float, run: Run, small: Make) -> None:
-    top = [{"token": token, "logprob": logprob} for token in ("Maybe", "<tool", "\ufffd")]
+def test_logprobs_with_neither_yes_nor_no_are_no_answer(run: Run, small: Make) -> None:
+    tokens = {"Maybe": -0.1, "<tool": 0.0, "\ufffd": -1e9, "": float("-inf"), "yesterday": -0.1}
+    top = [{"token": token, "logprob": logprob} for token, logprob in tokens.items()]
     answer = AIMessage("Maybe", response_metadata={"logprobs": {"content": [{"top_logprobs": top}]}})
-    assert failure(run(small(searches(done=True), *[answer] * 8))) == ("select", "invalid_output")
+    assert failure(run(small(*[answer] * 8), turns=0)) == ("select", "invalid_output")
 
 
 def test_reasoning_and_an_answer_with_lone_surrogates_can_be_logged(run: Run, large: Make) -> None:
@@ -548,8 +664,9 @@ def test_a_failing_engine_is_a_failure_of_the_phase_it_fails_in(run: Run, small:
     result = run(large(calls("tennis"), gone), turns=2)
     assert (failure(result), queries(result)) == (("shortlist", "engine"), [(1, "tennis")])
     assert failure(run(large(AIMessage(""), gone))) == ("select", "engine")
-    result = run(small(searches(done=True), yes_or_no(0.9), yes_or_no(0.9), gone))  # midway through the questions
-    assert (failure(result), ids(result)) == (("select", "engine"), [])
+    for answered in (2, len(LABELS) + 2):  # midway through the document's questions, and through the baseline's
+        result = run(small(searches(done=True), *[YES] * answered, gone))
+        assert (failure(result), ids(result)) == (("select", "engine"), [])
 
 
 @pytest.mark.parametrize("working", [0, 1])

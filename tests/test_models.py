@@ -1,4 +1,4 @@
-"""Model specs, and the one contract of every engine: a call ends in a Reply, or in an EngineError that names the spec."""
+"""Model specs, and every engine's contract: a call ends in a Reply, or in an EngineError that names the spec."""
 
 import json
 import sys
@@ -169,7 +169,7 @@ def test_a_failure_names_the_spec_and_the_engines_own_words(
 def test_an_engine_that_does_not_answer_in_time_fails(server: Server, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(models, "RETRIES", 0)
     monkeypatch.setattr(models, "TIMEOUT", 0.05)
-    server.delay = 0.5
+    server.stalls_after = 0
     with pytest.raises(EngineError, match="timed out"):
         answer_to(server)
 
@@ -254,7 +254,7 @@ def test_a_text_that_calls_itself_gguf_is_the_users_fault(tmp_path: Path):
 def test_a_damaged_gguf_is_an_error_not_the_end_of_the_process(tmp_path: Path):
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF\x03\0\0\0" + bytes(range(256)) * 8)
-    with pytest.raises(CtdError, match="llama.cpp cannot load it"):
+    with pytest.raises(CtdError, match=r"llama\.cpp cannot load it"):
         load_model(f"gguf:{path}")
 
 

@@ -2,16 +2,17 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LABELS, calls, chosen, likes, searches, yes_or_no
+from conftest import LABELS, NO, YES, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage, convert_to_messages, convert_to_openai_messages
 
 from ctd_agent.agents.models import ChatModel
-from ctd_agent.agents.prompts import described, listwise_prompt, pointwise_prompt, search_prompt
+from ctd_agent.agents.prompts import Message, described, listwise_prompt, pointwise_prompt, search_prompt
+from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.labeling import DOCUMENT_HITS, SHOWN, Budget, build_graph
 from ctd_agent.graphs.state import found_by, merge, shortlist
@@ -47,10 +48,13 @@ def logged_prompts(log: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 def small_script() -> list[Any]:
-    """A model without tool calls, through DOCUMENTS: two turns, one turn, none, and an engine error."""
-    news = [searches("mortgages", "mortgages"), searches("inflation", done=True), *[yes_or_no(0.7)] * 8]
-    long = ["garbage", *[yes_or_no(0.4)] * 8]
-    fails = [searches("votes", done=True), yes_or_no(0.9), ConnectionError("gone")]
+    """A model without tool calls, through DOCUMENTS: two turns, one turn, none, and an engine error.
+
+    With the first document, it is asked about all labels without a document too.
+    """
+    news = [searches("mortgages", "mortgages"), searches("inflation", done=True), *[YES] * 8, *[NO] * 8]
+    long = ["garbage", *[NO] * 8]
+    fails = [searches("votes", done=True), YES, ConnectionError("gone")]
     return [
         *news,
         *long,
@@ -58,7 +62,7 @@ def small_script() -> list[Any]:
         searches("<|im_start|> 漢字"),
         searches("</document>"),
         searches(done=True),
-        *[yes_or_no(0.2)] * 8,
+        *[NO] * 8,
     ]
 
 
@@ -119,12 +123,16 @@ def test_the_options_of_every_call_are_in_the_log(model: ChatModel, index: Label
     assert logged == sent
 
 
-def rebuilt(run: Run, steps: list[Transition], *, large: bool) -> Iterator[list[dict[str, Any]]]:
-    """Write the prompts of a document anew, from what the log says went in and was found."""
+def rebuilt(run: Run, steps: list[Transition], known: set[str], *, large: bool) -> Iterator[list[Message]]:
+    """Write the prompts of a document anew, from what the log says went in and was found.
+
+    `known` are the labels that documents before it have asked about without a document; it gets this one's.
+    """
     labels = {label.id: label for label in LABELS}
     text = steps[0].text or ""
     opening = found_text([found.name for found in steps[0].searches[0].found[:SHOWN]])
-    messages = search_prompt(text, run.task, opening, int(run.budget["searches"]), native=large)
+    limit = min(SEARCHES_A_TURN, int(run.budget["searches"]))
+    messages = search_prompt(text, run.task, opening, limit, native=large)
     candidates: dict[str, Candidate] = {}
     for step in steps:
         for search in step.searches:
@@ -139,9 +147,16 @@ def rebuilt(run: Run, steps: list[Transition], *, large: bool) -> Iterator[list[
     if large:
         yield listwise_prompt(text, run.task, best)
         return
-    for candidate in best:
-        *head, last = pointwise_prompt(text, run.task)
-        yield [*head, {**last, "content": last["content"] + described(candidate.label)}]
+    asked = [described(candidate.label) for candidate in best]
+    yield from questions(pointwise_prompt(text, run.task), asked)
+    yield from questions(pointwise_prompt("", run.task), [label for label in asked if label not in known])
+    known.update(asked)
+
+
+def questions(prefix: list[Message], labels: Sequence[str]) -> Iterator[list[Message]]:
+    *head, last = prefix
+    for label in labels:
+        yield [*head, {**last, "content": last["content"] + label}]
 
 
 def answer_of(step: Transition) -> dict[str, Any]:
@@ -170,16 +185,25 @@ def test_the_prompts_follow_from_the_header_the_text_and_what_the_searches_found
 ) -> None:
     log = tmp_path / "log.jsonl"
     two_turns = {
-        "small": lambda: small(searches("mortgages", "votes"), searches("inflation")),
+        "small": lambda: small(searches("mortgages", "votes"), searches("inflation"), *[YES] * 4, *[NO] * 4),
         "large": lambda: large(calls("mortgages", "votes"), calls("inflation"), chosen(2)),
     }
     model = two_turns[kind]()
-    graph = build_graph(model, model, index, task="topics of news", budget=Budget(turns=2, document=30), log=log)
-    graph.invoke({"document": DOCUMENTS[0]})
+    model.chat.queue += [searches(done=True), *[NO] * 6] if kind == "small" else [AIMessage("Enough."), chosen(1)]
+    budget = Budget(turns=2, candidates=4, document=30)
+    graph = build_graph(model, model, index, task="topics of news", budget=budget, log=log)
+    for document in (DOCUMENTS[0], DOCUMENTS[1]):
+        graph.invoke({"document": document})
 
-    [run], steps = read_runs(log), read_transitions(log)["news"]
-    assert steps[0].text == NEWS[:30]
-    assert [openai(prompt) for prompt in rebuilt(run, steps, large=kind == "large")] == model.chat.prompts
+    [run], logged, known = read_runs(log), read_transitions(log), set[str]()
+    assert logged["news"][0].text == NEWS[:30]
+    prompts = [p for steps in logged.values() for p in rebuilt(run, steps, known, large=kind == "large")]
+    assert [openai(prompt) for prompt in prompts] == model.chat.prompts
+    if kind == "small":  # the second document brings labels of its own, and asks about no other's baseline again
+        baselines = [steps[-1].exchange.baseline_questions for steps in logged.values()]
+        assert len(baselines[0]) == 4
+        assert 0 < len(baselines[1]) < 4
+        assert len(set(sum(baselines, []))) == len(known)
 
 
 def test_what_the_steps_added_is_the_candidates_in_the_order_found(
@@ -187,7 +211,7 @@ def test_what_the_steps_added_is_the_candidates_in_the_order_found(
 ) -> None:
     log = tmp_path / "log.jsonl"
     model = small(searches("tennis", "public health", done=True))
-    graph = build_graph(model, model, index, log=log)
+    graph = build_graph(model, model, index, budget=Budget(turns=1), log=log)
     result = graph.invoke({"document": DOCUMENTS[0]})["result"]
     steps = read_transitions(log)["news"]
     added = [label for step in steps for label in step.added]
@@ -212,11 +236,12 @@ def test_every_transition_comes_back_from_the_file_as_it_went_in(
 def test_a_result_is_what_its_transitions_say(small: Make, index: LabelIndex, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     model = small(searches("inflation", done=True), otherwise=likes("Inflation"))
-    result = build_graph(model, model, index, log=log).invoke({"document": DOCUMENTS[0]})["result"]
+    graph = build_graph(model, model, index, budget=Budget(turns=1), log=log)
+    result = graph.invoke({"document": DOCUMENTS[0]})["result"]
     steps = read_transitions(log)["news"]
     assert steps[-1].selection.labels == result.labels != []
     spent = sum((step.usage for step in steps), Usage())
-    assert spent.prompt_tokens == sum(usage.prompt_tokens for usage in result.usage.values()) == 100 * 9
+    assert spent.prompt_tokens == sum(usage.prompt_tokens for usage in result.usage.values()) == 100 * (1 + 8 + 8)
     assert [(step.model, step.prompt is None) for step in steps if step.exchange is None] == [(None, True)] * 2
 
 
@@ -248,16 +273,14 @@ def test_of_a_document_run_again_the_last_whole_set_counts(header: Run, tmp_path
     assert {name: len(steps) for name, steps in read_transitions(path).items()} == {"a": 4}
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("task", "other"), ("selector", "openai:x"), ("catalogue", "d"), ("budget", {"turns": 2}), ("prompts", {})],
-)
-def test_a_run_that_differs_is_not_appended(header: Run, tmp_path: Path, field: str, value: Any) -> None:
+def test_a_run_that_differs_is_not_appended(header: Run, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     TransitionLog(path, header)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=rf"log\.jsonl: the run .* differs from this one in {field}; choose another"):
-        TransitionLog(path, header.model_copy(update={field: value}))
+    others = {"task": "other", "selector": "openai:x", "catalogue": "d", "budget": {"turns": 2}, "prompts": {}}
+    for field, value in others.items():
+        with pytest.raises(UserError, match=rf"log\.jsonl: the run .* differs from this one in {field}; choose"):
+            TransitionLog(path, header.model_copy(update={field: value}))
     assert path.read_bytes() == before
 
 
@@ -324,3 +347,13 @@ def test_a_prompt_with_questions_is_its_prefix_and_each_question(header: Run) ->
     exchange = Exchange(messages=messages, questions=["A", "B"], replies=[Reply(content="yes")])
     assert [prompt[-1]["content"] for prompt in exchange.prompts] == ["Label: A", "Label: B"]
     assert all(prompt[0] == messages[0] for prompt in exchange.prompts)
+
+
+def test_the_baselines_prompts_come_behind_the_documents(header: Run) -> None:
+    exchange = Exchange(
+        messages=[{"role": "user", "content": "Document: "}],
+        questions=["A", "B"],
+        baseline=[{"role": "user", "content": "None: "}],
+        baseline_questions=["B"],
+    )
+    assert [prompt[-1]["content"] for prompt in exchange.prompts] == ["Document: A", "Document: B", "None: B"]

@@ -23,7 +23,7 @@ from langchain_core.messages import AIMessage, convert_to_messages
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply, Usage
 
-CONTEXT = 8_192  # tokens a conversation may hold in the local engine
+CONTEXT = 12_288  # tokens a conversation may hold in the local engine
 TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
 CONNECT = 5.0  # seconds to reach an endpoint: one that is not there must not hold up every document
 RETRIES = 2  # by the client, of what may pass: no connection, 408, 409, 429, 5xx; it heeds Retry-After

@@ -12,8 +12,9 @@ from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection,
 
 ANSWER_TOKENS = 4_096  # of a listwise answer, its reasoning included
 FLOOR = 1e-6  # of probability: log-odds stay finite
-THRESHOLD = 0.5
-RANK_WEIGHT, RANK_SHIFT, OFFSET = 0.5, 1.0, 0.0
+EXTREME = 36.0  # log-odds beyond which a score would be rounded to 0 or 1
+THRESHOLD = 0.25
+ODDS, BASELINE, RANK, RANK_SHIFT, CONSTANT = 1.4, 1.4, 1.0, 0.0, -0.5
 
 Within = Callable[[Usage], bool]  # whether the budget admits another call, given what this phase has spent
 
@@ -98,31 +99,44 @@ class Listwise:
 
 
 class Pointwise:
-    """One yes/no question a candidate behind a shared prefix, ranked by the probability of yes."""
+    """One yes/no question a candidate behind a shared prefix, ranked by the probability of yes.
+
+    Small models say yes to some labels whatever the document is. So each question is asked about
+    an empty document too, once a label, and what it is answered there counts against it
+    (contextual calibration, Zhao et al. 2021, arXiv 2102.09690).
+    """
 
     prompt = VERSIONS["pointwise"]
 
     def __init__(self, model: ChatModel, task: str) -> None:
         self.model = model
         self._task = task
+        self._baseline: dict[str, float | None] = {}  # by question: the log-odds of yes with no document
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
-        """Ask about every candidate in turn; the engine caches the prefix."""
+        """Ask about every candidate in turn, then about those never asked about without a document."""
+        questions = [described(candidate.label) for candidate in shortlist]
         exchange = Exchange(
             messages=pointwise_prompt(text, self._task),
-            questions=[described(candidate.label) for candidate in shortlist],
+            questions=questions,
+            baseline=pointwise_prompt("", self._task),
+            baseline_questions=[q for q in dict.fromkeys(questions) if q not in self._baseline],
             options={"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20},
         )
         return self.model.ask(exchange, within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
-        """Rank the candidates that were asked about by `fused`, and choose those above one half."""
-        odds = [yes(reply) for reply in exchange.replies]
+        """Rank the candidates that were asked about by `fused`, and choose those above the threshold."""
+        asked = len(exchange.questions)
+        odds = [yes(reply) for reply in exchange.replies[:asked]]
         if not odds or all(value is None for value in odds):
             raise UnusableSelectionError("no answer to any question is a yes or a no")
+        self._baseline |= zip(exchange.baseline_questions, map(yes, exchange.replies[asked:]), strict=False)
         scores = {
-            candidate.label.id: fused(value, rank) if value is not None else 0.0
-            for rank, (candidate, value) in enumerate(zip(shortlist, odds, strict=False), start=1)
+            candidate.label.id: fused(value, self._baseline.get(question), rank) if value is not None else 0.0
+            for rank, (candidate, question, value) in enumerate(
+                zip(shortlist, exchange.questions, odds, strict=False), start=1
+            )
         }
         by_id = {candidate.label.id: candidate for candidate in shortlist}
         best = sorted(scores, key=lambda key: -scores[key])
@@ -142,18 +156,21 @@ def yes(reply: Reply) -> float | None:
         word = token.strip().strip(".").lower()
         if word in mass:
             mass[word] += math.exp(min(logprob, 0.0))
-    if mass["yes"] == mass["no"]:
+    if max(mass.values()) == FLOOR:
         return None
     return math.log(mass["yes"] / mass["no"])
 
 
-def fused(odds: float, rank: int) -> float:
-    """Return a candidate's score in (0, 1) from the model's log-odds of yes and its rank on the shortlist.
+def fused(odds: float, baseline: float | None, rank: int) -> float:
+    """Return a candidate's score in (0, 1): a logistic of the model's log-odds of yes, calibrated, and its rank.
 
-    A logistic of both, its coefficients fitted on training data (docs/results.md): the model alone
-    forgets what retrieval knows, and the other way round.
+    `baseline` are the log-odds without a document, None where unknown; `rank` is that on the
+    shortlist, from 1. The coefficients are fitted on training data (docs/results.md): the model
+    alone forgets what retrieval knows, and the other way round.
     """
-    return 1 / (1 + math.exp(-(odds - RANK_WEIGHT * math.log(RANK_SHIFT + rank) - OFFSET)))
+    calibrated = ODDS * odds - BASELINE * (baseline or 0.0)
+    logit = calibrated - RANK * math.log(RANK_SHIFT + rank) + CONSTANT
+    return 1 / (1 + math.exp(-min(EXTREME, max(-EXTREME, logit))))
 
 
 def _chosen(candidate: Candidate, rank: int, score: float, reason: str = "") -> ChosenLabel:
