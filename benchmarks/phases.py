@@ -24,13 +24,14 @@ from pathlib import Path
 from time import perf_counter
 
 from ctd_agent.agents.models import load_model
+from ctd_agent.agents.selector import judge
 from ctd_agent.console import progress
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
-from ctd_agent.files import read_documents, read_labels
+from ctd_agent.files import read_documents, read_labels, read_records
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import Budget, build_graph
 from ctd_agent.graphs.transitions import read_transitions
-from ctd_agent.schema import Document, Usage
+from ctd_agent.schema import Candidate, Document, Label, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index
 from ctd_agent.tools.label_index import LabelIndex
 
@@ -85,10 +86,12 @@ def main() -> None:
         print_table(systems, gold, costs)
         return
     name = f"{options.data}-{options.split}"
-    systems["graph"], costs["graph"] = run_graph(options, name, index, documents)
+    results = run_graph(options, name, index, documents)
+    costs["graph"] = cost(results)
+    systems["graph"], chosen = read_again(results, options.out / f"{name}.transitions.jsonl", labels)
     print_table(systems, gold, costs)
     print_differences(systems, gold)
-    print_choice(options.out / f"{name}.jsonl", gold)
+    print_choice(chosen, gold)
 
 
 def retrieve(index: LabelIndex, documents: Iterable[Document], mode: str) -> tuple[Rankings, float]:
@@ -100,29 +103,48 @@ def retrieve(index: LabelIndex, documents: Iterable[Document], mode: str) -> tup
 
 def run_graph(
     options: argparse.Namespace, name: str, index: LabelIndex, documents: list[Document]
-) -> tuple[Rankings, str]:
-    """Label what is left of the documents; return the rankings and the table's cells of cost."""
+) -> list[LabeledDocument]:
+    """Label what is left of the documents; return all results."""
     options.out.mkdir(parents=True, exist_ok=True)
-    log = options.out / f"{name}.transitions.jsonl"
-    output = Output(options.out / f"{name}.jsonl")
-    todo = output.left(documents)
-    if todo:
-        model = load_model(options.model)
-        budget = Budget.fitting(model, model, turns=options.turns, candidates=options.candidates)
-        graph = build_graph(model, model, index, task=TASKS[options.data], budget=budget, log=log)
-        with progress(name, len(documents), len(documents) - len(todo)) as show:
-            for done, result in enumerate(label_documents(graph, todo, concurrency=model.slots), start=1):
-                output.write(result)
-                show(len(documents) - len(todo) + done)
+    path = options.out / f"{name}.jsonl"
+    with Output(path) as output:
+        if todo := output.left(documents):
+            model = load_model(options.model)
+            budget = Budget.fitting(model, model, turns=options.turns, candidates=options.candidates)
+            log = options.out / f"{name}.transitions.jsonl"
+            graph = build_graph(model, model, index, task=TASKS[options.data], budget=budget, log=log)
+            with progress(name, len(documents), len(documents) - len(todo)) as show:
+                for done, result in enumerate(label_documents(graph, todo, concurrency=model.slots), start=1):
+                    output.write(result)
+                    show(len(documents) - len(todo) + done)
+    return list(read_records(path, LabeledDocument))
+
+
+def read_again(results: list[LabeledDocument], log: Path, labels: list[Label]) -> tuple[Rankings, Rankings]:
+    """Return the rankings and the chosen labels, the selections read again from the model's logged answers.
+
+    So a change of the fusion's coefficients costs no call.
+    """
+    transitions, by_id = read_transitions(log), {label.id: label for label in labels}
+    baseline: dict[str, float | None] = {}
     rankings: Rankings = {}
-    usage = Usage()
-    for document, steps in read_transitions(log).items():
-        usage = sum((step.usage for step in steps), usage)
-        selection = steps[-1].selection
-        judged = list(selection.scores) if selection else []
-        rankings[document] = judged + [new for step in steps for new in step.added]
-    n = len(rankings)
-    return rankings, f"{usage.seconds / n:.1f} | {(usage.prompt_tokens + usage.completion_tokens) / n:,.0f}"
+    chosen: Rankings = {}
+    for result in results:
+        steps = transitions[result.id]
+        shortlist = [Candidate(label=by_id[e.id], score=e.score, found_by=e.found_by) for e in result.shortlist]
+        exchange = steps[-1].exchange
+        selection = judge(exchange, shortlist, baseline) if exchange and steps[-1].selection else None
+        judged, picked = (list(selection.scores), selection.labels) if selection else ([], [])
+        rankings[result.id] = judged + [new for step in steps for new in step.added]
+        chosen[result.id] = [label.id for label in picked]
+    return rankings, chosen
+
+
+def cost(results: list[LabeledDocument]) -> str:
+    """Return the table's cells of cost: seconds, and tokens that the engine's cache did not spare."""
+    usage = sum((phase for result in results for phase in result.usage.values()), Usage())
+    tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+    return f"{usage.seconds / len(results):.1f} | {tokens / len(results):,.0f}"
 
 
 def scores(rankings: Rankings, gold: Gold) -> dict[str, list[float]]:
@@ -147,15 +169,12 @@ def print_differences(systems: dict[str, Rankings], gold: Gold) -> None:
     print("| graph - hybrid | " + " | ".join(cells) + " | | |\n")
 
 
-def print_choice(path: Path, gold: Gold) -> None:
+def print_choice(chosen: Rankings, gold: Gold) -> None:
     """Print how good the chosen set is, as it stands."""
-    with path.open() as file:
-        results = [json.loads(line) for line in file]
-    chosen = {r["id"]: [label["id"] for label in r["labels"] if label["id"] != r["id"]] for r in results}
-    values = [f1(labels, gold[key]) for key, labels in sorted(chosen.items())]
-    size = sum(map(len, chosen.values())) / len(chosen)
-    failed = sum(r["failure"] is not None for r in results)
-    print(f"Chosen set: F1 {shown(bootstrap(values))}, {size:.1f} labels a document, {failed} documents failed.")
+    clean = {key: [label for label in labels if label != key] for key, labels in chosen.items()}
+    values = [f1(labels, gold[key]) for key, labels in sorted(clean.items())]
+    size = sum(map(len, clean.values())) / len(clean)
+    print(f"Chosen set: F1 {shown(bootstrap(values))}, {size:.1f} labels a document.")
 
 
 def shown(interval: Interval, sign: str = "") -> str:

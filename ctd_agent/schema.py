@@ -200,6 +200,4 @@ class Exchange(Record):
 
 
 def _asked(messages: list[dict[str, Any]], questions: list[str]) -> list[list[dict[str, Any]]]:
-    return [
-        [*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + question}] for question in questions
-    ]
+    return [[*messages[:-1], {**messages[-1], "content": messages[-1]["content"] + question}] for question in questions]
