@@ -126,7 +126,7 @@ def test_bm25_search_brings_only_labels_that_share_a_word(index):
 
 
 def test_the_fused_score_is_qdrants_weighted_reciprocal_rank(index):
-    weight = {"minilm": 1.0, "static": 0.25}[index.manifest.embedder]
+    weight = {"minilm": 1.0, "static": 0.1}[index.manifest.embedder]
 
     (first,) = index.search("Opera", 1)  # first on both sides
 

@@ -68,7 +68,7 @@ class StaticEmbedder:
     """all-MiniLM-L6-v2 distilled by model2vec to a vector a token, int8; shipped in the package."""
 
     spec = "static"
-    weight = 0.25
+    weight = 0.1
     _window = 150  # characters: the mean over more tokens blurs (docs/results.md)
 
     def __init__(self) -> None:
