@@ -97,7 +97,8 @@ def main() -> None:
 def retrieve(index: LabelIndex, documents: Iterable[Document], mode: str) -> tuple[Rankings, float]:
     """Return the top 51 of every document, and the seconds that took."""
     started = perf_counter()
-    rankings = {d.id: [hit.label.id for hit in index.search(d.text, 51, mode)] for d in documents}
+    read = {d.id: d.text.encode()[: Budget.document].decode(errors="ignore") for d in documents}  # as the graph does
+    rankings = {key: [hit.label.id for hit in index.search(text, 51, mode)] for key, text in read.items()}
     return rankings, perf_counter() - started
 
 
@@ -133,7 +134,9 @@ def read_again(results: list[LabeledDocument], log: Path, labels: list[Label]) -
         steps = transitions[result.id]
         shortlist = [Candidate(label=by_id[e.id], score=e.score, found_by=e.found_by) for e in result.shortlist]
         exchange = steps[-1].exchange
-        selection = judge(exchange, shortlist, baseline) if exchange and steps[-1].selection else None
+        selection = steps[-1].selection
+        if selection and exchange and exchange.questions:
+            selection = judge(exchange, shortlist, baseline)
         judged, picked = (list(selection.scores), selection.labels) if selection else ([], [])
         rankings[result.id] = judged + [new for step in steps for new in step.added]
         chosen[result.id] = [label.id for label in picked]

@@ -32,7 +32,7 @@ class Show(Protocol):
 
 def plain(text: str) -> Text:
     """Return a text that is shown as it is: no markup, and no control character reaches the terminal."""
-    return Text(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text))
+    return Text(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "�", text))
 
 
 def note(message: str) -> None:

@@ -101,13 +101,12 @@ def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut a torn last line off a JSONL file of ours, so that appending goes on cleanly.
+    """Cut a torn last line, one that is not JSON, off a JSONL file of ours, so that appending goes on cleanly.
 
-    A last line is torn if it has no newline or is not JSON. Only what starts as a record is cut:
-    another kind of file, given by mistake, stays as it is. No file is no error.
+    One that only lacks its newline gets it. Only what starts as a record is cut: another kind of
+    file, given by mistake, stays as it is. No file is no error.
 
-    Raises:
-        UserError: The file cannot be read or written.
+    Raises UserError where the file cannot be read or written.
     """
     try:
         with path.open("r+b") as file:
@@ -116,6 +115,8 @@ def cut_torn_line(path: Path) -> None:
                 start, last = start + len(last), line
             if _is_torn(last):
                 file.truncate(start)
+            elif last[:1] == b"{" and last[-1:] != b"\n":
+                file.write(b"\n")
     except FileNotFoundError:
         return
     except OSError as error:
@@ -126,10 +127,9 @@ def _is_torn(line: bytes) -> bool:
     if not line.startswith((b"{", b"\0")):  # some file systems leave zeros after a crash
         return False
     try:
-        from_json(line)
+        return from_json(line) is None
     except ValueError:
         return True
-    return not line.endswith(b"\n")
 
 
 def _load(source: str, kind: str, read_plain: Callable[[int, str], Fields]) -> _Table:
@@ -244,8 +244,9 @@ def _resolve(table: _Table, columns: Mapping[str, str], fields: Sequence[str], n
     missing = [field for field, column in columns.items() if column not in table.columns]
     if missing or present.keys().isdisjoint(needed):
         field = (missing or needed)[0]
+        option = "label-id" if field == "id" and "name" in fields else field
         problem = f"no column {columns.get(field, field)!r}; its columns are {', '.join(map(repr, table.columns))}"
-        raise UserError(f"{table.name}: {problem}; choose one with --{field}-column")
+        raise UserError(f"{table.name}: {problem}; choose one with --{option}-column")
     return present
 
 

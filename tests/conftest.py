@@ -41,6 +41,9 @@ class ScriptedModel(BaseChatModel):
     prompts: list[list[dict[str, Any]]] = Field(default_factory=list)
     options: list[dict[str, Any]] = Field(default_factory=list)
 
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self.bind(tools=tools, **options)
+
     @property
     def _llm_type(self) -> str:
         return "scripted"

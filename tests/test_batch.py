@@ -141,7 +141,7 @@ def test_what_is_done_is_not_left_and_what_failed_by_no_fault_of_its_own_is(tmp_
     assert os.listdir(path.parent) == ["out.jsonl"]
 
 
-@pytest.mark.parametrize("torn", [b'{"id": "doc-1", "lab', labelled("doc-1").model_dump_json().encode(), b"{"])
+@pytest.mark.parametrize("torn", [b'{"id": "doc-1", "lab', b"{"])
 def test_a_line_that_was_cut_does_not_count_and_is_replaced(tmp_path: Path, torn: bytes):
     path = tmp_path / "out.jsonl"
     path.write_bytes(labelled("doc-0").model_dump_json().encode() + b"\n" + torn)
@@ -149,6 +149,23 @@ def test_a_line_that_was_cut_does_not_count_and_is_replaced(tmp_path: Path, torn
         assert [document.id for document in out.left(documents(2))] == ["doc-1"]
         out.write(labelled("doc-1"))
     assert ids(path) == ["doc-0", "doc-1"]
+
+
+def test_a_whole_line_that_only_lacks_its_newline_counts(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(labelled("doc-0").model_dump_json().encode())
+    with Output(path) as out:
+        assert [document.id for document in out.left(documents(2))] == ["doc-1"]
+        out.write(labelled("doc-1"))
+    assert ids(path) == ["doc-0", "doc-1"]
+
+
+def test_the_input_given_as_output_by_mistake_is_refused_and_left_as_it_is(tmp_path: Path):
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"id": "1", "text": "precious"}')
+    with pytest.raises(UserError, match="not a LabeledDocument"):
+        Output(path)
+    assert path.read_text() == '{"id": "1", "text": "precious"}'
 
 
 def test_a_file_of_other_documents_or_of_anything_else_is_refused_and_left_as_it_is(tmp_path: Path):

@@ -264,8 +264,9 @@ class TestColumnsThatAreMissing:
     @pytest.mark.parametrize("field", ["id", "name", "description", "aliases"])
     def test_a_column_asked_for(self, tmp_path, field):
         path = write(tmp_path / "x.csv", "id,name\n1,Oil\n")
+        option = "label-id" if field == "id" else field  # --id-column is the documents'
         message = refusal(read_labels, path, {field: "Nmae"})
-        assert message.endswith(f"no column 'Nmae'; its columns are 'id', 'name'; choose one with --{field}-column")
+        assert message.endswith(f"no column 'Nmae'; its columns are 'id', 'name'; choose one with --{option}-column")
 
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
     def test_two_columns_of_one_name(self, tmp_path, suffix):
@@ -390,8 +391,8 @@ class TestResuming:
 
     @pytest.mark.parametrize(
         "torn",
-        [b"{", '{"id": "9", "text": "é'.encode()[:-1], b'{"id": "9", "text": "whole"}', b'{"id": \n', b"\0\0\0\0"],
-        ids=["first byte", "inside a character", "without its newline", "with a newline", "zeros"],
+        [b"{", '{"id": "9", "text": "é'.encode()[:-1], b'{"id": \n', b"\0\0\0\0"],
+        ids=["first byte", "inside a character", "with a newline", "zeros"],
     )
     def test_a_torn_last_line_is_skipped_and_cut(self, log, torn):
         whole = log.read_bytes()
@@ -402,6 +403,13 @@ class TestResuming:
         with log.open("ab") as file:
             append_line(file, Document(id="9", text="again"))
         assert list(read_records(log, Document)) == [*DONE, Document(id="9", text="again")]
+
+    def test_a_whole_last_line_only_gets_its_newline(self, log):
+        whole = log.read_bytes()
+        log.write_bytes(whole[:-1])
+        assert list(read_records(log, Document)) == DONE
+        cut_torn_line(log)
+        assert log.read_bytes() == whole
 
     def test_a_torn_only_line_leaves_an_empty_file(self, tmp_path):
         path = Path(write(tmp_path / "run.jsonl", '{"id"'))

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.runnables import Runnable
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply, Usage
@@ -51,7 +52,8 @@ class ChatModel:
 
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
-    `slots`: the documents it carries at once.
+    `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
+    OpenAI's form.
     """
 
     spec: str
@@ -59,6 +61,7 @@ class ChatModel:
     native_tools: bool = True
     listwise: bool = True
     slots: int = 8
+    constrained: bool = True
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
         """Send the exchange's prompts one by one; return it with the replies.
@@ -66,7 +69,7 @@ class ChatModel:
         `within` is asked before each call, with what the exchange has cost so far, whether to go on.
         Raises EngineError when the engine fails on any prompt.
         """
-        bound = self.chat.bind(**exchange.options) if exchange.options else self.chat
+        bound = self._bound(exchange.options)
         for prompt in exchange.prompts:
             if not within(exchange.usage):
                 break
@@ -78,6 +81,14 @@ class ChatModel:
                 raise EngineError(f"{self.spec}: {_reason(error)}", exchange) from error
             exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
         return exchange
+
+    def _bound(self, options: dict[str, Any]) -> Runnable[Any, AIMessage]:
+        options = dict(options)
+        tools = options.pop("tools", None)
+        if not self.constrained:  # the prompt asks for JSON in words, too
+            options.pop("response_format", None)
+        # Each provider's client has its own form of a tool, and knows how to make it.
+        return (self.chat.bind_tools(tools) if tools else self.chat).bind(**options)
 
 
 def load_model(spec: str) -> ChatModel:
@@ -97,7 +108,7 @@ def load_model(spec: str) -> ChatModel:
         return _llama(spec, _gguf(spec, name))
     if engine in ("openai", "vllm"):
         return ChatModel(spec, _openai(*_endpoint(spec, engine, name)))
-    return ChatModel(spec, _other(spec))
+    return ChatModel(spec, _other(spec), constrained=False)
 
 
 _FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL@URL"
@@ -147,6 +158,8 @@ def _client() -> type[BaseChatModel]:
             if "messages" in payload and "response_format" in payload:
                 extra = payload.get("extra_body") or {}
                 payload["extra_body"] = {**extra, "response_format": payload.pop("response_format")}
+            if not self.compatible and re.match(r"o\d|gpt-5(?!-chat)", self.model_name):
+                payload.pop("temperature", None)  # OpenAI's reasoning models refuse any
             if self.compatible and "max_completion_tokens" in payload:
                 # OpenAI has renamed it; Ollama and LM Studio ignore the new name, Mistral refuses it.
                 payload["max_tokens"] = payload.pop("max_completion_tokens")

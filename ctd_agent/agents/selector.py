@@ -142,8 +142,10 @@ def judge(exchange: Exchange, shortlist: Sequence[Candidate], baseline: dict[str
     if all(value is None for value in odds):
         raise UnusableSelectionError("no answer to any question is a yes or a no")
     baseline |= zip(exchange.baseline_questions, map(yes, exchange.replies[asked:]), strict=False)
+    # Where the budget has cut the baseline short, calibrating some candidates alone would favour the others.
+    known = all(question in baseline for question in exchange.questions)
     scores = {
-        candidate.label.id: fused(value, baseline.get(question), rank) if value is not None else 0.0
+        candidate.label.id: fused(value, baseline[question] if known else None, rank) if value is not None else 0.0
         for rank, (candidate, question, value) in enumerate(
             zip(shortlist, exchange.questions, odds, strict=False), start=1
         )

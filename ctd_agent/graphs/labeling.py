@@ -48,8 +48,9 @@ SHOWN = 10  # of them, as the shortlister is shown
 class Budget:
     """What one document may cost.
 
-    `turns` and `searches` are the model's in phase 1; `candidates` go on the shortlist; `tokens`
-    are those of all prompts and answers; `seconds` are of wall time. Of a longer document the
+    `turns` and `searches` are the model's in phase 1; `candidates` of the document's own search
+    go on the shortlist, and half as many of the model's; `tokens` are those of all prompts and
+    answers, but for what the engine's cache spared; `seconds` are of wall time. Of a longer document the
     first `document` bytes of UTF-8 are read: no tokenizer makes more tokens than that.
     A call under way is not cut off. Raises UserError for a number below zero.
     """
@@ -257,7 +258,7 @@ class _Nodes:
     def _within(self, state: LabelingState, usage: Usage) -> bool:
         """Tell whether the budget admits another call, given what the phase under way has spent."""
         total = spent(state) + usage
-        tokens = total.prompt_tokens + total.completion_tokens
+        tokens = total.prompt_tokens - total.cached_tokens + total.completion_tokens
         return tokens < self._budget.tokens and perf_counter() - state["started"] < self._budget.seconds
 
     def _go(

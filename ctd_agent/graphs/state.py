@@ -23,7 +23,6 @@ from ctd_agent.tools.label_index import Hit
 
 # Reciprocal rank fusion over a candidate's findings, Cormack et al. 2009.
 RRF_K = 60
-DOCUMENT_WEIGHT = 2.0  # of the search for the document itself
 
 
 def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dict[str, Candidate]:
@@ -40,8 +39,16 @@ def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dic
 
 
 def shortlist(candidates: Mapping[str, Candidate], size: int) -> list[Candidate]:
-    """Return the best `size` candidates by fused score, best first; ties go to the one found first."""
-    return sorted(candidates.values(), key=lambda candidate: -candidate.score)[:size]
+    """Return the candidates that phase 2 sees, best fused score first; ties go to the one found first.
+
+    The first `size` of the document's own search are always among them: the shortlist never falls
+    below plain retrieval. The best of what only the model's searches found, half as many at most,
+    come on top: in one common order a single search's find would always be cut.
+    """
+    best = sorted(candidates.values(), key=lambda candidate: -candidate.score)
+    own = sorted((c for c in best if c.found_by[0].turn == 0), key=lambda c: c.found_by[0].rank)[:size]
+    more = [c for c in best if c.found_by[0].turn > 0][: size // 2]
+    return sorted([*own, *more], key=lambda candidate: -candidate.score)
 
 
 def found_by(turn: int, query: str, hits: Sequence[Hit]) -> dict[str, Candidate]:
@@ -49,7 +56,7 @@ def found_by(turn: int, query: str, hits: Sequence[Hit]) -> dict[str, Candidate]
     return {
         hit.label.id: Candidate(
             label=hit.label,
-            score=(DOCUMENT_WEIGHT if turn == 0 else 1.0) / (RRF_K + rank),
+            score=1 / (RRF_K + rank),
             found_by=[Finding(turn=turn, query=query, rank=rank, score=hit.score)],
         )
         for rank, hit in enumerate(hits, start=1)

@@ -5,6 +5,8 @@ when its last is done. A document that was run again has steps under more than o
 under one: the last whole set counts, and a set is whole when its last step goes to `finish`.
 """
 
+import errno
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -105,9 +107,12 @@ class TransitionLog:
             raise CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}") from error
 
     def _append(self, *records: Run | Transition) -> None:
-        with self._path.open("ab") as file:
-            for record in records:
-                file.write(record.model_dump_json().encode() + b"\n")
+        lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if file.write(lines) != len(lines):
+                file.truncate(end)  # half a line would make the log unreadable from here on
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _check(self) -> None:
         """Refuse another run's log, and any file that is no log."""
