@@ -48,7 +48,10 @@ def agreeable(request: Body) -> Body:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers from `script`, then agreeably, after `stalls_after` requests not at all; `requests` are all it got."""
+    """Answers from `script`, then agreeably; `requests` are all it got.
+
+    It does not answer after `stalls_after` requests, nor one that has `stalls_on` in it.
+    """
 
     daemon_threads = True
 
@@ -61,6 +64,7 @@ class Server(ThreadingHTTPServer):
         """Forget what was, and begin anew."""
         self.script: list[Body | Raw] = []
         self.stalls_after: int | None = None
+        self.stalls_on: str | None = None
         self.requests: list[Body] = []
 
     @property
@@ -87,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append({"path": self.path, **request})
         answer = self.server.script.pop(0) if self.server.script else agreeable(request)
-        if self.server.stalls_after is not None and len(self.server.requests) > self.server.stalls_after:
+        server = self.server
+        late = server.stalls_after is not None and len(server.requests) > server.stalls_after
+        if late or (server.stalls_on is not None and server.stalls_on in json.dumps(request)):
             time.sleep(60)  # longer than any test waits; the thread dies with the tests
         raw = answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
         self.send_response(raw.status)

@@ -30,7 +30,7 @@ ALL = [f"doc-{number}" for number in range(COUNT)]
 
 
 def documents(count: int) -> list[Document]:
-    return [Document(id=f"doc-{number}", text="Serve and volley") for number in range(count)]
+    return [Document(id=f"doc-{number}", text=f"Serve and volley, set {number:02}") for number in range(count)]
 
 
 def labelled(key: str, failure: str | None = None) -> LabeledDocument:
@@ -244,7 +244,7 @@ def test_cut_and_run_again_no_document_is_lost_or_twice(
     out, log = tmp_path / "out.jsonl", tmp_path / "out.jsonl.transitions.jsonl"
     with Server() as server:
         arguments = command(server, *options, "--concurrency", "8")
-        server.stalls_after = 10  # the engine works on eight documents when the end comes
+        server.stalls_on = "set 1"  # on those from doc-10: the engine works on them when the end comes
         returned, told = killed(arguments, out, how)
         assert returned == code
         assert "Traceback" not in told
