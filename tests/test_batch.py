@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,7 +225,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
 
 def killed(arguments: list[str], out: Path, how: signal.Signals) -> tuple[int, str]:
     """Run the command in a process of its own, and kill it once five results are written."""
-    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts what it runs in the background with Ctrl-C ignored; the command must not inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([COMMAND, *arguments], stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 5):
             time.sleep(0.01)
         process.send_signal(how)
