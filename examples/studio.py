@@ -4,7 +4,9 @@ Set CTD_AGENT_LABELS to a catalogue and CTD_AGENT_MODEL to a model spec; without
 Debian example and `local`. Input: {"document": {"id": "1", "text": "..."}}.
 """
 
+import asyncio
 import os
+from functools import cache
 from pathlib import Path
 
 from ctd_agent.files import read_labels
@@ -14,8 +16,13 @@ from ctd_agent.tools.index_cache import cached_index
 EXAMPLE = Path(__file__).parent / "debian" / "catalogue.jsonl"
 
 
-def labeling() -> LabelingGraph:
-    """Return the graph; called once by the server."""
+async def labeling() -> LabelingGraph:
+    """Return the graph. The server asks for it at every request, and bears no blocking call in its loop."""
+    return await asyncio.to_thread(_labeling)
+
+
+@cache
+def _labeling() -> LabelingGraph:
     model = os.environ.get("CTD_AGENT_MODEL", "local")
     index = cached_index(read_labels(os.environ.get("CTD_AGENT_LABELS", str(EXAMPLE))))
     return build_graph(model, model, index)

@@ -1,5 +1,6 @@
 """What langgraph.json names, loads as LangGraph's own tools load it; the example data is sound."""
 
+import asyncio
 import json
 import runpy
 from pathlib import Path
@@ -20,7 +21,7 @@ def test_langgraph_json_names_a_graph(tmp_path: Path, monkeypatch: pytest.Monkey
     (where,) = json.loads((ROOT / "langgraph.json").read_text())["graphs"].values()
     path, _, name = where.partition(":")
 
-    graph = runpy.run_path(str(ROOT / path))[name]()
+    graph = asyncio.run(runpy.run_path(str(ROOT / path))[name]())
 
     assert {"read", "shortlist", "search", "select", "finish"} <= graph.get_graph().nodes.keys()
 
