@@ -1,25 +1,16 @@
-"""The ctd-agent command: parse, call, print. Errors become exit codes here and nowhere else."""
+"""The ctd-agent command. Errors become exit codes here and nowhere else."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
 from io import TextIOWrapper
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ctd_agent.commands.index import index, search
+from ctd_agent.commands.label import label
+from ctd_agent.commands.models import models
 from ctd_agent.errors import CtdError, UserError
-
-if TYPE_CHECKING:
-    from ctd_agent.graphs.batch import Output
-    from ctd_agent.schema import Document, Label
-    from ctd_agent.tools.label_index import LabelIndex
-
-# Heavy imports wait inside the functions: `ctd-agent --help` answers at once.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,22 +20,12 @@ app = typer.Typer(
     help="Label documents from large catalogues: a model shortlists, then a model chooses.",
 )
 
-FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
-STDIN = "-"
+app.command(epilog="Example: ctd-agent label documents.jsonl --labels catalogue.csv -o labelled.jsonl")(label)
+app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")(index)
+app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')(search)
+app.command(epilog="Example: ctd-agent models --pull")(models)
+
 INTERRUPTED = 130
-Embedder = Annotated[
-    str | None,
-    typer.Option(
-        help="minilm, static, sentence-transformers:MODEL or openai:MODEL[@URL]. "
-        "Default: minilm up to 20,000 labels, static beyond.",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")]
-LabelIdColumn = Annotated[str | None, typer.Option(help="The catalogue's column of ids, where not `id`.")]
-NameColumn = Annotated[str | None, typer.Option(help="The catalogue's column of names, where not `name`.")]
-DescriptionColumn = Annotated[str | None, typer.Option(help="Its column of descriptions, where not `description`.")]
-AliasesColumn = Annotated[str | None, typer.Option(help="Its column of other names, where not `aliases`.")]
 
 
 def main() -> None:
@@ -86,213 +67,3 @@ def _fail(message: str, code: int) -> int:
 
     note(message)
     return code
-
-
-@app.command(epilog="Example: ctd-agent label documents.jsonl --labels catalogue.csv -o labelled.jsonl")
-def label(
-    documents: Annotated[str | None, typer.Argument(help=f"Documents: {FILES}.")] = None,
-    text: Annotated[str | None, typer.Option(help="One document, instead of a file.")] = None,
-    labels: Annotated[str | None, typer.Option(help=f"The catalogue: {FILES}. Its index is cached.")] = None,
-    index: Annotated[
-        str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL@URL, or one of LangChain's names.")
-    ] = "local",
-    shortlister: Annotated[str | None, typer.Option(help="Another model for phase 1.")] = None,
-    selector: Annotated[str | None, typer.Option(help="Another model for phase 2.")] = None,
-    task: Annotated[
-        str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="A file for the results; the same command goes on where it was cut."),
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="The transitions log. Default: OUTPUT.transitions.jsonl, or in the cache.")
-    ] = None,
-    embedder: Embedder = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 for a small selector.")
-    ] = None,
-    turns: Annotated[
-        int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; none for a small shortlister.")
-    ] = None,
-    searches: Annotated[int | None, typer.Option(min=0, help="Model searches in phase 1. Default: 16.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a document may cost. Default: 50,000.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds a document may take. Default: 600.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
-    ] = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="Write each result when it is done.")] = False,
-    as_json: Json = False,
-    id_column: Annotated[str | None, typer.Option(help="The documents' column of ids, where not `id`.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="The documents' column of texts, where not `text`.")] = None,
-    label_id_column: LabelIdColumn = None,
-    name_column: NameColumn = None,
-    description_column: DescriptionColumn = None,
-    aliases_column: AliasesColumn = None,
-) -> None:  # long by its options: their list is the command's documentation
-    """Label documents: the model shortlists candidates from the catalogue, then chooses."""
-    from ctd_agent.agents.models import load_model
-    from ctd_agent.agents.prompts import DEFAULT_TASK
-    from ctd_agent.console import note, print_json, print_table, report
-    from ctd_agent.graphs.batch import RETRIED, Output, label_documents
-    from ctd_agent.graphs.labeling import Budget, build_graph
-
-    if documents == labels == STDIN:
-        raise UserError("documents and --labels: only one of them can be standard input")
-    where = log or _default_log(output)
-    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
-    asked = {
-        "candidates": candidates,
-        "turns": turns,
-        "searches": searches,
-        "tokens": max_tokens,
-        "seconds": max_seconds,
-    }
-    texts = _documents(documents, text, {"id": id_column, "text": text_column})
-    with Output(output) if output else nullcontext() as out:
-        todo = _left(texts, out, where)
-        catalogue = _index(labels, index, embedder, columns)
-        specs = shortlister or model, selector or model
-        loaded = {
-            spec: load_model(spec) for spec in sorted({*specs}, key="local".__eq__)
-        }  # last what may be a download
-        phase1, phase2 = (loaded[spec] for spec in specs)
-        graph = build_graph(
-            phase1,
-            phase2,
-            catalogue,
-            task=task or DEFAULT_TASK,
-            budget=Budget.fitting(phase1, phase2, **asked),
-            log=where,
-        )
-        results = label_documents(
-            graph, todo, concurrency=concurrency or min(phase1.slots, phase2.slots), ordered=not unordered
-        )
-        write = out.write if out else print_json if as_json or not sys.stdout.isatty() else print_table
-        failed = report(results, write, len(texts), len(texts) - len(todo))
-        if out and not unordered:
-            out.sort(texts)
-    note(f"transitions log: {where}")
-    if any(failed[kind] for kind in RETRIED):
-        if out:
-            note("the same command tries again those that failed by no fault of their own")
-        raise typer.Exit(1)
-
-
-@app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")
-def index(
-    catalogue: Annotated[str, typer.Argument(help=f"The catalogue: {FILES}.")],
-    out: Annotated[str, typer.Option(help="A folder, or a Qdrant server's http(s)://HOST:6333/COLLECTION.")],
-    embedder: Embedder = None,
-    label_id_column: LabelIdColumn = None,
-    name_column: NameColumn = None,
-    description_column: DescriptionColumn = None,
-    aliases_column: AliasesColumn = None,
-) -> None:
-    """Build the index of a catalogue, for `label --index` and `search`."""
-    from ctd_agent.console import note, progress
-    from ctd_agent.tools.label_index import LabelIndex
-
-    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
-    labels = _labels(catalogue, columns)
-    with progress("indexing", len(labels)) as show:
-        built = LabelIndex.build(labels, out, embedder, show)
-    note(f"{out}: {len(labels):,} labels, embedder {built.manifest.embedder}")
-
-
-@app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')
-def search(
-    index: Annotated[str, typer.Argument(help="An index that `ctd-agent index` has built.")],
-    query: Annotated[str, typer.Argument(help="What to search for.")],
-    limit: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 10,
-    mode: Annotated[Literal["hybrid", "bm25", "dense"], typer.Option(help="Which side of the search.")] = "hybrid",
-    as_json: Json = False,
-) -> None:
-    """Search an index as the model does."""
-    from ctd_agent.console import hits_table, show_table
-    from ctd_agent.tools.label_index import LabelIndex
-    from ctd_agent.tools.label_search import found_labels
-
-    hits = LabelIndex.open(index).search(query, limit, mode)
-    if sys.stdout.isatty() and not as_json:
-        show_table(hits_table(hits))
-        return
-    for found in found_labels(hits):
-        sys.stdout.write(found.model_dump_json() + "\n")
-
-
-@app.command(epilog="Example: ctd-agent models --pull")
-def models(
-    pull: Annotated[bool, typer.Option("--pull", help="Fetch the weights of `local` now.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Say which models there are, what `local` is, and how to get it."""
-    from ctd_agent.agents.models import SPECS
-    from ctd_agent.agents.weights import fetch, status
-    from ctd_agent.console import models_table, show_table
-
-    if pull:
-        fetch()
-    local = status()
-    if sys.stdout.isatty() and not as_json:
-        show_table(models_table(SPECS, local))
-    else:
-        sys.stdout.write(json.dumps({"local": local._asdict(), "specs": SPECS}, default=str) + "\n")
-
-
-def _documents(source: str | None, text: str | None, columns: dict[str, str | None]) -> "list[Document]":
-    from ctd_agent.files import read_documents
-    from ctd_agent.schema import Document
-
-    if (source is None) == (text is None):
-        raise UserError("give either a file of documents or --text")
-    if text is not None:
-        return [Document(id="text", text=text)]
-    return read_documents(str(source), {field: column for field, column in columns.items() if column})
-
-
-def _labels(source: str, columns: dict[str, str | None]) -> "list[Label]":
-    from ctd_agent.files import read_labels
-
-    return read_labels(source, {field: column for field, column in columns.items() if column})
-
-
-def _index(labels: str | None, index: str | None, embedder: str | None, columns: dict[str, str | None]) -> "LabelIndex":
-    from ctd_agent.console import progress
-    from ctd_agent.tools.index_cache import cached_index
-    from ctd_agent.tools.label_index import LabelIndex
-
-    if (labels is None) == (index is None):
-        raise UserError("give either --labels CATALOGUE or --index INDEX")
-    if index is not None:
-        return LabelIndex.open(index, embedder)
-    catalogue = _labels(str(labels), columns)
-    with progress("indexing", len(catalogue)) as show:
-        return cached_index(catalogue, embedder, show)
-
-
-def _default_log(output: Path | None) -> Path:
-    if output is not None:
-        return output.with_name(output.name + ".transitions.jsonl")
-    from ctd_agent.cache import cache_folder
-
-    return cache_folder() / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
-
-
-def _left(texts: "list[Document]", out: "Output | None", log: Path) -> "list[Document]":
-    """Return the documents that are still to be labelled."""
-    from ctd_agent.console import note
-
-    if out is None:
-        return texts
-    if log.resolve() == out.path.resolve():
-        raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
-    todo = out.left(texts)
-    if done := len(texts) - len(todo):
-        if not log.exists():
-            raise UserError(f"{log}: the log of the results in {out.path} is not there; say where with --log")
-        note(f"{out.path}: {done} of {len(texts)} documents are done" + (", going on" if todo else ", nothing to do"))
-    return todo
