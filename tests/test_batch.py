@@ -19,10 +19,10 @@ from server import Raw, Server
 from ctd_agent.agents import models
 from ctd_agent.cli import run
 from ctd_agent.errors import UserError
-from ctd_agent.files import read_records
 from ctd_agent.graphs import batch
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Failure, LabeledDocument
 
 COMMAND = Path(sys.executable).with_name("ctd-agent")
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_on_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "append_line", full)
+    monkeypatch.setattr(batch, "append_lines", full)
     with (
         Output(tmp_path / "out.jsonl") as out,
         pytest.raises(UserError, match=r"out\.jsonl: .* No space left on device"),
