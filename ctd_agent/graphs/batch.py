@@ -13,7 +13,7 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from ctd_agent.errors import CtdError, UserError, redacted
+from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs import labeling
 from ctd_agent.graphs.labeling import PHASES, LabelingGraph
 from ctd_agent.records import append_lines, cut_torn_line, read_records
@@ -54,7 +54,7 @@ def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
         raise
     except Exception as error:  # whatever it is, it is this document's alone
         place = traceback.extract_tb(error.__traceback__)[-1]
-        message = redacted(f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})")
+        message = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
         failure = Failure(phase=_phase(error), kind="internal", message=message)
         return LabeledDocument(id=document.id, labels=[], shortlist=[], usage={}, failure=failure)
     return result

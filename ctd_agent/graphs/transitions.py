@@ -19,7 +19,7 @@ from pydantic import Field, RootModel
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.records import append_lines, cut_torn_line, read_records
-from ctd_agent.schema import Exchange, Failure, Phase, Record, SearchResult, Selection, Usage
+from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, Usage
 
 Node = Literal["read", "shortlist", "search", "select"]
 Goto = Literal["shortlist", "search", "select", "finish"]
@@ -33,12 +33,12 @@ class Run(Record):
     started: str
     version: str
     task: str
-    shortlister: str
-    selector: str
+    shortlister: Redacted
+    selector: Redacted
     prompts: dict[Phase, str]
     catalogue: str
     labels: int
-    embedder: str
+    embedder: Redacted
     budget: dict[str, float]
 
     def differs(self, other: "Run") -> list[str]:
@@ -62,7 +62,7 @@ class Transition(Record):
     phase: Phase
     node: Node
     goto: Goto
-    model: str | None = None
+    model: Redacted | None = None
     prompt: str | None = None
     exchange: Exchange | None = None
     searches: list[SearchResult] = []
