@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ctd_agent.errors import redacted
+
 Phase = Literal["search", "shortlist", "select"]
 
 
@@ -116,6 +118,11 @@ class Failure(Record):
     phase: Phase
     kind: Literal["empty_document", "invalid_output", "engine", "budget", "internal"]
     message: str
+
+    @field_validator("message")
+    @classmethod
+    def _without_secrets(cls, message: str) -> str:
+        return redacted(message)
 
 
 class Usage(Record):
