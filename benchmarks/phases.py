@@ -29,7 +29,8 @@ from ctd_agent.console import progress
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
 from ctd_agent.files import read_documents, read_labels, read_records
 from ctd_agent.graphs.batch import Output, label_documents
-from ctd_agent.graphs.labeling import Budget, build_graph
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.schema import Candidate, Document, Label, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index

@@ -6,7 +6,9 @@ from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Document, Failure, Label, LabeledDocument
 
 if TYPE_CHECKING:
-    from ctd_agent.graphs.labeling import Budget, build_graph
+    from ctd_agent.agents.sampling import Sampling
+    from ctd_agent.graphs.budget import Budget
+    from ctd_agent.graphs.labeling import build_graph
     from ctd_agent.tools.label_index import LabelIndex
 
 __all__ = [
@@ -17,13 +19,15 @@ __all__ = [
     "Label",
     "LabelIndex",
     "LabeledDocument",
+    "Sampling",
     "UserError",
     "build_graph",
 ]
 
 # Their modules import LangGraph or Qdrant: seconds that `ctd-agent --help` need not pay.
 _HEAVY = {
-    "Budget": "ctd_agent.graphs.labeling",
+    "Budget": "ctd_agent.graphs.budget",
+    "Sampling": "ctd_agent.agents.sampling",
     "build_graph": "ctd_agent.graphs.labeling",
     "LabelIndex": "ctd_agent.tools.label_index",
 }

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 from server import USAGE, Raw, Server, completion
+from tenacity import wait_none
 
-from ctd_agent.agents import models
+from ctd_agent.agents import models, retry
 from ctd_agent.agents.models import ChatModel
 from ctd_agent.agents.shortlister import Shortlister
 from ctd_agent.cli import run
@@ -284,7 +285,8 @@ def test_a_full_disk_is_told_on_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The arguments that label COUNT documents with a server's model, into out.jsonl."""
     monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "RETRIES", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(retry, "_PAUSE", wait_none())
     (tmp_path / "labels.txt").write_text("Tennis\nFootball\nInterest rates\n")
     (tmp_path / "documents.jsonl").write_text("".join(d.model_dump_json() + "\n" for d in documents(COUNT)))
 

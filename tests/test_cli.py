@@ -223,7 +223,7 @@ CATALOGUE = ["--labels", "labels.txt", "--embedder", "static"]
         (["label", *ONE_TEXT, "--labels", "labels.doc"], "labels.doc: unknown format '.doc'"),
         (["label", *ONE_TEXT, "--index", "nowhere"], "nowhere: no finished index here"),
         (["label", *ONE_TEXT, *CATALOGUE, "--embedder", "nonsense"], "embedder 'nonsense': not one of"),
-        (["label", *ONE_TEXT, *CATALOGUE, "--model", "vllm:foo"], "vllm:foo: start it with `vllm serve foo`"),
+        (["label", *ONE_TEXT, *CATALOGUE, "--model", "vllm:foo"], "vllm:foo: pip install 'ctd-agent[vllm]' first"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "gguf:nope.gguf"], "gguf:nope.gguf: no such file"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "gguf:text.gguf"], "gguf:text.gguf: not a GGUF file"),
         (["label", *ONE_TEXT, *CATALOGUE, "--selector", "nonsense"], "nonsense: a model is local, gguf:FILE"),

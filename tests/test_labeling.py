@@ -19,7 +19,8 @@ from ctd_agent.agents.selector import fused
 from ctd_agent.errors import UserError
 from ctd_agent.graphs import labeling, state
 from ctd_agent.graphs.batch import label_documents
-from ctd_agent.graphs.labeling import Budget, build_graph
+from ctd_agent.graphs.budget import POINTWISE_CANDIDATES, Budget
+from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.schema import Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
@@ -364,7 +365,7 @@ def test_a_negative_budget_is_the_users_fault(small: Make) -> None:
 
 
 def test_a_budget_fits_the_models_but_for_what_is_asked_for(small: Make, large: Make) -> None:
-    few = labeling.POINTWISE_CANDIDATES
+    few = POINTWISE_CANDIDATES
     assert Budget.fitting(large(), large()) == Budget() != Budget(turns=0)
     assert Budget.fitting(small(), large()) == Budget(turns=0)
     assert Budget.fitting(large(), small()) == Budget(candidates=few) != Budget()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from server import Raw, Server, completion
 
-from ctd_agent.agents import models
+from ctd_agent.agents import openai_chat, retry
 from ctd_agent.agents.models import SPECS, EngineError, load_model
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply
@@ -156,7 +156,7 @@ def test_a_busy_engine_is_asked_again_after_the_time_it_names(server: Server):
 def test_a_failure_names_the_spec_and_the_engines_own_words(
     server: Server, monkeypatch: pytest.MonkeyPatch, answer: Any, told: str
 ):
-    monkeypatch.setattr(models, "RETRIES", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     with pytest.raises(EngineError) as failure:
         answer_to(server, answer)
     message = str(failure.value)
@@ -167,15 +167,15 @@ def test_a_failure_names_the_spec_and_the_engines_own_words(
 
 
 def test_an_engine_that_does_not_answer_in_time_fails(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(models, "RETRIES", 0)
-    monkeypatch.setattr(models, "TIMEOUT", 0.05)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+    monkeypatch.setattr(openai_chat, "TIMEOUT", 0.05)
     server.stalls_after = 0
     with pytest.raises(EngineError, match="timed out"):
         answer_to(server)
 
 
 def test_an_engine_that_is_not_there_fails_and_says_why(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(models, "RETRIES", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     with Server() as server:
         spec = server.spec
     with pytest.raises(EngineError, match="refused"):
@@ -183,7 +183,7 @@ def test_an_engine_that_is_not_there_fails_and_says_why(monkeypatch: pytest.Monk
 
 
 def test_what_was_answered_before_a_failure_is_kept(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(models, "RETRIES", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     server.script = [completion("yes"), Raw(status=500)]
     questions = Exchange(messages=[{"role": "user", "content": "Label: "}], questions=["Tennis", "Chess", "Golf"])
     with pytest.raises(EngineError) as failure:
@@ -214,8 +214,9 @@ def test_an_endpoints_own_path_is_left_alone(server: Server):
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("vllm:foo", "start it with `vllm serve foo`, then name it vllm:foo@http://HOST:PORT"),
-        ("vllm:foo@gpu1:8000", "`vllm serve foo`"),
+        ("vllm:foo", "pip install 'ctd-agent[vllm]' first, or name a server: vllm:foo@URL"),
+        ("vllm:foo@gpu1:8000", "no http:// or https:// URL"),
+        ("vllm:foo@http://me:secret@gpu1", "no user or password in a URL"),
         ("openai:gpt-5", "set OPENAI_API_KEY"),
         ("openai:", "name a model behind it"),
         ("openai", "name a model behind it"),
@@ -234,7 +235,7 @@ def test_a_spec_that_names_nothing_is_the_users_fault_and_says_what_to_do(
     monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
     with pytest.raises(UserError) as fault:
         load_model(spec)
-    assert str(fault.value).startswith(f"{spec}: ")
+    assert str(fault.value).startswith(f"{spec.replace('me:secret', '***')}: ")
     assert told in str(fault.value)
 
 

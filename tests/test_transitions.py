@@ -17,7 +17,8 @@ from ctd_agent.agents.models import ChatModel
 from ctd_agent.agents.prompts import Message, described, listwise_prompt, pointwise_prompt, search_prompt
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.errors import CtdError, UserError
-from ctd_agent.graphs.labeling import DOCUMENT_HITS, SHOWN, Budget, build_graph
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import DOCUMENT_HITS, SHOWN, build_graph
 from ctd_agent.graphs.state import found_by, merge, shortlist
 from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run, read_runs, read_transitions
 from ctd_agent.schema import Candidate, Document, Exchange, Reply, Usage
@@ -122,6 +123,8 @@ def test_the_options_of_every_call_are_in_the_log(model: ChatModel, index: Label
     graph.invoke({"document": DOCUMENTS[0]})
     steps = [step for step in read_transitions(log)["news"] if step.exchange]
     logged = [step.exchange.options for step in steps for _ in step.exchange.prompts]
+    for options in logged:
+        options.pop("thinking", None)  # each engine is told in its own words, this one in none
     sent = [{key: options[key] for key in logged[i]} for i, options in enumerate(model.chat.options)]
     assert logged == sent
 
@@ -356,7 +359,7 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
     )
     other = header.model_copy(update={"run": "other"}).model_dump_json()
     with subprocess.Popen([sys.executable, "-c", script, str(path), other]) as process:
-        while "theirs-0" not in read_transitions(path):
+        while "theirs-10" not in read_transitions(path):
             assert process.poll() is None
             time.sleep(0.01)
         for number in range(50):
@@ -368,7 +371,6 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
         log.write(steps_of(header, f"after-{number}"))
     steps = read_transitions(path)
     assert {f"before-{number}" for number in range(50)} | {f"after-{number}" for number in range(3)} <= steps.keys()
-    assert "theirs-10" in steps
     assert [run.run for run in read_runs(path)] == [header.run, "other"]
 
 

@@ -8,10 +8,9 @@ import json
 import math
 import os
 import re
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,18 +20,22 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.runnables import Runnable
 
+from ctd_agent.agents.llama import llama_server
+from ctd_agent.agents.openai_chat import openai_chat
+from ctd_agent.agents.retry import Patience
+from ctd_agent.agents.vllm_server import vllm_server
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply, Usage
 
-CONTEXT = 12_288  # tokens a conversation may hold in the local engine
-TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
-CONNECT = 5.0  # seconds to reach an endpoint: one that is not there must not hold up every document
-RETRIES = 2  # by the client, of what may pass: no connection, 408, 409, 429, 5xx; it heeds Retry-After
+VLLM_SLOTS = 64  # vLLM batches what it is given: too few documents at once leave it idle
+OPENAI_SLOTS = 16  # an endpoint's limits are unknown: it says 429 where this is too much
 
 SPECS = {
     "local": "Qwen2.5-Coder-1.5B-Instruct Q4_K_M on llama.cpp, in this process; needs nothing else",
     "gguf:FILE": "llama.cpp in this process on a .gguf file, or on OWNER/REPO/FILE.gguf from the Hugging Face Hub",
     "openai:MODEL[@URL]": "an OpenAI-compatible endpoint, its key in OPENAI_API_KEY; a URL without a path gets /v1",
+    "vllm:MODEL": "a vLLM server on this machine for the run, with the extra `vllm`; MODEL is a folder or on the "
+    "Hugging Face Hub; more arguments for the server in CTD_AGENT_VLLM_ARGS",
     "vllm:MODEL@URL": "a vLLM server that runs already; a URL without a path gets /v1",
     "PROVIDER:MODEL": "whatever LangChain's init_chat_model accepts, with the extra `langchain`",
 }
@@ -53,7 +56,8 @@ class ChatModel:
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
     `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
-    OpenAI's form.
+    OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
+    where it cannot be told. `patience` is what is known of the engine's failures.
     """
 
     spec: str
@@ -62,6 +66,8 @@ class ChatModel:
     listwise: bool = True
     slots: int = 8
     constrained: bool = True
+    thinking: Callable[[int], dict[str, Any]] | None = None
+    patience: Patience = field(default_factory=Patience)
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
         """Send the exchange's prompts one by one; return it with the replies.
@@ -75,7 +81,7 @@ class ChatModel:
                 break
             started = perf_counter()
             try:
-                message = bound.invoke(convert_to_messages(prompt))
+                message = self.patience.call(partial(bound.invoke, convert_to_messages(prompt)))
                 reply = _reply(message, perf_counter() - started)
             except Exception as error:  # every engine and client has its own
                 raise EngineError(f"{self.spec}: {_reason(error)}", exchange) from error
@@ -85,6 +91,9 @@ class ChatModel:
     def _bound(self, options: dict[str, Any]) -> Runnable[Any, AIMessage]:
         options = dict(options)
         tools = options.pop("tools", None)
+        thinking = options.pop("thinking", None)
+        if thinking is not None and self.thinking:
+            options |= self.thinking(thinking)
         if not self.constrained:  # the prompt asks for JSON in words, too
             options.pop("response_format", None)
         # Each provider's client has its own form of a tool, and knows how to make it.
@@ -92,7 +101,7 @@ class ChatModel:
 
 
 def load_model(spec: str) -> ChatModel:
-    """Return the chat model a spec names: `local`, `gguf:FILE`, `openai:MODEL[@URL]`, `vllm:MODEL@URL`.
+    """Return the chat model a spec names: `local`, `gguf:FILE`, `openai:MODEL[@URL]`, `vllm:MODEL[@URL]`.
 
     Anything else is given to LangChain's `init_chat_model`. Raises UserError for a spec that
     names nothing, CtdError for an engine that does not start.
@@ -106,76 +115,32 @@ def load_model(spec: str) -> ChatModel:
         raise UserError(f"{spec}: name a model behind it; {_FORMS}")
     if engine == "gguf":
         return _llama(spec, _gguf(spec, name))
+    if engine == "vllm" and "@" not in name:
+        return _vllm(spec, name)
     if engine in ("openai", "vllm"):
-        return ChatModel(spec, _openai(*_endpoint(spec, engine, name)))
+        model, url = _endpoint(spec, name)
+        thinking = _vllm_thinking if url else _openai_thinking
+        slots = VLLM_SLOTS if engine == "vllm" else OPENAI_SLOTS
+        return ChatModel(spec, openai_chat(model, url), slots=slots, thinking=thinking)
     return ChatModel(spec, _other(spec), constrained=False)
 
 
-_FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL@URL"
+_FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL[@URL]"
 
 
-def _endpoint(spec: str, engine: str, name: str) -> tuple[str, str | None]:
+def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
     """Return the model and the base URL that `MODEL[@URL]` names; a model's own name may hold an @."""
     found = re.fullmatch(r"(.+?)@(https?://.+)", name)
     if found and urlsplit(found[2]).hostname:
         model, url = found[1], found[2].rstrip("/")
+        if "@" in urlsplit(url).netloc:
+            raise UserError(f"{spec}: no user or password in a URL, it would be logged; a key goes into OPENAI_API_KEY")
         return model, url if urlsplit(url).path else f"{url}/v1"
-    if engine == "vllm":
-        model = name.partition("@")[0]
-        raise UserError(f"{spec}: start it with `vllm serve {model}`, then name it vllm:{model}@http://HOST:PORT")
     if "@" in name:  # were it taken for a model's name, the documents would go to OpenAI
         raise UserError(f"{spec}: what follows the @ is no http:// or https:// URL")
     if not os.environ.get("OPENAI_API_KEY"):
         raise UserError(f"{spec}: set OPENAI_API_KEY, or name an endpoint: {spec}@http://HOST:PORT")
     return name, None
-
-
-def _openai(model: str, url: str | None, **options: Any) -> BaseChatModel:
-    from pydantic import SecretStr
-
-    timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
-    options = {"max_retries": RETRIES, "timeout": timeouts} | options
-    if url:
-        options["base_url"] = url
-        if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):
-            options |= {"compatible": True, "use_responses_api": False}
-    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
-    chat: BaseChatModel = _client()(model=model, api_key=key, **options)
-    return chat
-
-
-@cache
-def _client() -> type[BaseChatModel]:
-    """Return LangChain's client with three gaps closed; importing it takes a second."""
-    from langchain_openai import ChatOpenAI
-
-    class Client(ChatOpenAI):
-        compatible: bool = False  # not OpenAI's own
-
-        def _get_request_payload(self, *args: Any, **options: Any) -> dict[str, Any]:
-            # Past the client's own parser: of an answer that max_tokens cut it raises, and shows nothing.
-            payload = super()._get_request_payload(*args, **options)
-            if "messages" in payload and "response_format" in payload:
-                extra = payload.get("extra_body") or {}
-                payload["extra_body"] = {**extra, "response_format": payload.pop("response_format")}
-            if not self.compatible and re.match(r"o\d|gpt-5(?!-chat)", self.model_name):
-                payload.pop("temperature", None)  # OpenAI's reasoning models refuse any
-            if self.compatible and "max_completion_tokens" in payload:
-                # OpenAI has renamed it; Ollama and LM Studio ignore the new name, Mistral refuses it.
-                payload["max_tokens"] = payload.pop("max_completion_tokens")
-            return payload
-
-        def _create_chat_result(self, response: Any, *args: Any) -> Any:
-            # The reasoning that engines send beside the content is no part of OpenAI's API.
-            result = super()._create_chat_result(response, *args)
-            if not result.generations:
-                raise ValueError("the engine's answer has no choices")
-            extra = response.choices[0].message.model_extra or {}
-            reasoning = extra.get("reasoning_content") or extra.get("reasoning")
-            result.generations[0].message.additional_kwargs["reasoning_content"] = reasoning
-            return result
-
-    return Client
 
 
 def _other(spec: str) -> BaseChatModel:
@@ -214,43 +179,42 @@ def _gguf(spec: str, name: str) -> Path:
 def _llama(spec: str, weights: Path) -> ChatModel:
     from openai import DefaultHttpxClient
 
-    url = f"{_llama_server(weights.resolve())}/v1"
-    # Our own process: never by way of a proxy; and what fails in it once fails again.
-    chat = _openai(weights.stem, url, http_client=DefaultHttpxClient(trust_env=False), max_retries=0)
-    return ChatModel(spec, chat, native_tools=False, listwise=False, slots=1)
+    # Our own process: never by way of a proxy.
+    chat = openai_chat(weights.stem, llama_server(weights), http_client=DefaultHttpxClient(trust_env=False))
+    return ChatModel(spec, chat, native_tools=False, listwise=False, slots=1, thinking=_llama_thinking)
 
 
-_starting = threading.Lock()
+def _vllm(spec: str, model: str) -> ChatModel:
+    from openai import DefaultHttpxClient
+
+    server = vllm_server(model)
+    chat = openai_chat(model, server.url, http_client=DefaultHttpxClient(trust_env=False))
+    thinking = _vllm_thinking if server.reasoning else _template_thinking
+    patience = Patience(server.revive)
+    return ChatModel(
+        spec, chat, native_tools=bool(server.tools), slots=VLLM_SLOTS, thinking=thinking, patience=patience
+    )
 
 
-def _llama_server(weights: Path) -> str:
-    with _starting:  # the cache alone would let two threads load the same weights twice
-        return _start_llama(weights)[1]
+# What a thinking budget is called; with 0 none is wanted.
 
 
-@cache
-def _start_llama(weights: Path) -> tuple[Any, str]:
-    """Start llama.cpp's server in this process, on a free loopback port, once per weights file."""
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(weights)
-    params.n_ctx = CONTEXT
-    params.n_parallel = 1  # one slot: the next prompt finds this document's prefix in its cache
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.verbosity = -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _processors()
-    try:
-        server = xllamacpp.Server(params)
-    except Exception as error:
-        raise CtdError(f"{weights}: llama.cpp cannot load it; damaged, or too large? ({error})") from error
-    return server, server.listening_address
+def _template_thinking(tokens: int) -> dict[str, Any]:
+    return {"extra_body": {"chat_template_kwargs": {"enable_thinking": tokens > 0}}}
 
 
-def _processors() -> int:
-    # Those this process may use; macOS cannot tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _vllm_thinking(tokens: int) -> dict[str, Any]:
+    body = _template_thinking(tokens)["extra_body"]
+    return {"extra_body": body | ({"thinking_token_budget": tokens} if tokens else {})}
+
+
+def _llama_thinking(tokens: int) -> dict[str, Any]:
+    body = _template_thinking(tokens)["extra_body"]
+    return {"extra_body": body | ({"thinking_budget_tokens": tokens} if tokens else {})}
+
+
+def _openai_thinking(tokens: int) -> dict[str, Any]:
+    return {"reasoning_effort": "low" if tokens <= 4_096 else "medium" if tokens <= 16_384 else "high"}
 
 
 def _reply(message: Any, seconds: float) -> Reply:
@@ -261,10 +225,11 @@ def _reply(message: Any, seconds: float) -> Reply:
     # Likeliest first; two tokens may look the same, and JSON has no infinity.
     likeliest = {t["token"]: t["logprob"] for t in reversed(first.get("top_logprobs") or [])}
     made = [*message.tool_calls, *message.invalid_tool_calls]  # the latter's arguments are no JSON: a string
+    reasoning, content = _apart(message)
     calls = [{"name": call["name"] or "", "args": call["args"], "id": call["id"]} for call in made]
     return Reply(
-        content=_encodable(message.text),
-        reasoning=_encodable(str(message.additional_kwargs.get("reasoning_content") or "")),
+        content=_encodable(content),
+        reasoning=_encodable(reasoning),
         tool_calls=json.loads(_encodable(json.dumps(calls, ensure_ascii=False))),
         logprobs={_encodable(token): value for token, value in likeliest.items() if math.isfinite(value)},
         usage=Usage(
@@ -275,6 +240,15 @@ def _reply(message: Any, seconds: float) -> Reply:
             seconds=seconds,
         ),
     )
+
+
+def _apart(message: AIMessage) -> tuple[str, str]:
+    """Return reasoning and answer; an engine without a parser for the one leaves it at the head of the other."""
+    reasoning = str(message.additional_kwargs.get("reasoning_content") or "")
+    thought = re.match(r"\s*(?:<think>)?(.*?)</think>\s*", message.text, re.DOTALL)
+    if reasoning or not thought:
+        return reasoning, message.text
+    return thought[1].strip(), message.text[thought.end() :]
 
 
 def _encodable(text: str) -> str:

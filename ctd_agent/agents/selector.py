@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctd_agent.agents.models import ChatModel
 from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, pointwise_prompt
+from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
 
 ANSWER_TOKENS = 4_096  # of a listwise answer, its reasoning included
@@ -39,9 +40,9 @@ class Selector(Protocol):
         ...
 
 
-def load_selector(model: ChatModel, task: str) -> Selector:
+def load_selector(model: ChatModel, task: str, sampling: Sampling) -> Selector:
     """Return the way to choose that fits the model's strength."""
-    return Listwise(model, task) if model.listwise else Pointwise(model, task)
+    return Listwise(model, task, sampling) if model.listwise else Pointwise(model, task, sampling)
 
 
 class _Choice(BaseModel):
@@ -64,20 +65,16 @@ class Listwise:
 
     prompt = VERSIONS["listwise"]
 
-    def __init__(self, model: ChatModel, task: str) -> None:
+    def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
         self.model = model
         self._task = task
+        self._sampling = sampling
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
         """Ask once about the whole shortlist."""
-        options = {
-            "temperature": 0,
-            "max_tokens": ANSWER_TOKENS,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "selection", "schema": _schema(len(shortlist)), "strict": True},
-            },
-        }
+        schema = {"name": "selection", "schema": _schema(len(shortlist)), "strict": True}
+        answer = {"type": "json_schema", "json_schema": schema}
+        options = self._sampling.options(ANSWER_TOKENS) | {"response_format": answer}
         messages = listwise_prompt(text, self._task, shortlist)
         return self.model.ask(Exchange(messages=messages, options=options), within)
 
@@ -109,9 +106,10 @@ class Pointwise:
 
     prompt = VERSIONS["pointwise"]
 
-    def __init__(self, model: ChatModel, task: str) -> None:
+    def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
         self.model = model
         self._task = task
+        self._sampling = sampling
         self._baseline: dict[str, float | None] = {}  # by question: the log-odds of yes with no document
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
@@ -122,7 +120,8 @@ class Pointwise:
             questions=questions,
             baseline=pointwise_prompt("", self._task),
             baseline_questions=[q for q in dict.fromkeys(questions) if q not in self._baseline],
-            options={"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": 20},
+            # The one token is the answer: a thought must not take its place.
+            options=self._sampling.options(1) | {"max_tokens": 1, "thinking": 0, "logprobs": True, "top_logprobs": 20},
         )
         return self.model.ask(exchange, within)
 

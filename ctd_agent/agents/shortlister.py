@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ctd_agent.agents.models import ChatModel
 from ctd_agent.agents.prompts import VERSIONS, Message, defused, search_prompt
+from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Exchange, Reply
 from ctd_agent.tools.label_search import QUERY, Search
 
@@ -59,9 +60,10 @@ class Shortlister:
 
     prompt = VERSIONS["shortlist"]
 
-    def __init__(self, model: ChatModel, task: str) -> None:
+    def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
         self.model = model
         self._task = task
+        self._sampling = sampling
 
     def opening(self, text: str, found: str, searches: int) -> list[Message]:
         """Return the conversation's first messages: the document and what its own search found.
@@ -73,15 +75,12 @@ class Shortlister:
 
     def ask(self, messages: list[Message], tool: BaseTool) -> Exchange:
         """Ask the model for its next searches. Raises EngineError when the engine fails."""
-        options: dict[str, Any] = {"temperature": 0}
         if self.model.native_tools:
-            options |= {"max_tokens": NATIVE_TURN_TOKENS, "tools": [convert_to_openai_tool(tool)]}
+            options = self._sampling.options(NATIVE_TURN_TOKENS) | {"tools": [convert_to_openai_tool(tool)]}
         else:
             schema = {"name": "searches", "schema": _SCHEMA, "strict": True}
-            options |= {
-                "max_tokens": TURN_TOKENS,
-                "response_format": {"type": "json_schema", "json_schema": schema},
-            }
+            answer = {"type": "json_schema", "json_schema": schema}
+            options = self._sampling.options(TURN_TOKENS) | {"response_format": answer}
         return self.model.ask(Exchange(messages=messages, options=options))
 
     def read(self, reply: Reply) -> tuple[list[Asked], bool]:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,9 +27,19 @@ from ctd_agent.errors import UserError
 if TYPE_CHECKING:
     from collections import Counter
 
+    from ctd_agent.agents.models import ChatModel
     from ctd_agent.graphs.batch import Output
     from ctd_agent.schema import Document
     from ctd_agent.tools.label_index import LabelIndex
+
+Sampled = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE,...",
+        help="Of that phase's model: temperature, seed, max_tokens, thinking (tokens; 0 for none).",
+        show_default=False,
+    ),
+]
 
 
 def label(
@@ -39,10 +50,20 @@ def label(
         str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL@URL, or one of LangChain's names.")
+        str, typer.Option(help="local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL[@URL], or one of LangChain's names.")
     ] = "local",
     shortlister: Annotated[str | None, typer.Option(help="Another model for phase 1.")] = None,
     selector: Annotated[str | None, typer.Option(help="Another model for phase 2.")] = None,
+    shortlist_sampling: Sampled = None,
+    select_sampling: Sampled = None,
+    listwise: Annotated[
+        bool | None,
+        typer.Option(
+            "--listwise/--pointwise",
+            help="Phase 2 reasons over the whole shortlist, or asks about each candidate. Default: what fits it.",
+            show_default=False,
+        ),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
     ] = None,
@@ -83,11 +104,12 @@ def label(
     aliases_column: AliasesColumn = None,
 ) -> None:  # long by its options: their list is the command's documentation
     """Label documents: the model shortlists candidates from the catalogue, then chooses."""
-    from ctd_agent.agents.models import load_model
     from ctd_agent.agents.prompts import DEFAULT_TASK
+    from ctd_agent.agents.sampling import Sampling
     from ctd_agent.console import print_json, print_table, report, tell_failed
     from ctd_agent.graphs.batch import label_documents
-    from ctd_agent.graphs.labeling import Budget, build_graph
+    from ctd_agent.graphs.budget import Budget
+    from ctd_agent.graphs.labeling import build_graph
 
     if documents == labels == STDIN:
         raise UserError("documents and --labels: only one of them can be standard input")
@@ -107,17 +129,15 @@ def label(
             tell_failed(out.failed, len(texts))
             return _end(out.failed, out, [] if unordered else texts)
         catalogue = _index(labels, index, embedder, columns)
-        specs = shortlister or model, selector or model
-        loaded = {
-            spec: load_model(spec) for spec in sorted({*specs}, key="local".__eq__)
-        }  # last what may be a download
-        phase1, phase2 = (loaded[spec] for spec in specs)
+        phase1, phase2 = _models(shortlister or model, selector or model, listwise)
         graph = build_graph(
             phase1,
             phase2,
             catalogue,
             task=task or DEFAULT_TASK,
             budget=Budget.fitting(phase1, phase2, **asked),
+            shortlist_sampling=Sampling.parse(shortlist_sampling or ""),
+            select_sampling=Sampling.parse(select_sampling or ""),
             log=where,
         )
         results = label_documents(
@@ -169,6 +189,15 @@ def _end(failed: "Counter[str]", out: "Output | None", order: "list[Document]") 
     if out and failed.keys() - {*RETRIED}:
         note("the same command with --retry-failed tries all again that failed")
     raise typer.Exit(1)
+
+
+def _models(shortlister: str, selector: str, listwise: bool | None) -> "tuple[ChatModel, ChatModel]":
+    from ctd_agent.agents.models import load_model
+
+    specs = sorted({shortlister, selector}, key="local".__eq__)  # last what may be a download
+    loaded = {spec: load_model(spec) for spec in specs}
+    chooses = loaded[selector]
+    return loaded[shortlister], chooses if listwise is None else replace(chooses, listwise=listwise)
 
 
 def _documents(source: str | None, text: str | None, columns: dict[str, str | None]) -> "list[Document]":

@@ -7,8 +7,8 @@ Every node but `finish` is a transition of the log. Budgets are checked before e
 a phase, never the run. An engine that fails ends the document: there is nobody left to ask.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -19,9 +19,11 @@ from langgraph.types import Command
 
 from ctd_agent.agents.models import ChatModel, EngineError, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
+from ctd_agent.agents.sampling import GREEDY, Sampling
 from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector
 from ctd_agent.agents.shortlister import Shortlister, UnusableTurnError
 from ctd_agent.errors import UserError
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.state import (
     LabelingInput,
     LabelingOutput,
@@ -40,42 +42,7 @@ from ctd_agent.tools.label_index import LabelIndex
 from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
 
 DOCUMENT_HITS = 100  # labels that the document's own search brings
-POINTWISE_CANDIDATES = 20
 SHOWN = 10  # of them, as the shortlister is shown
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What one document may cost.
-
-    `turns` and `searches` are the model's in phase 1; `candidates` of the document's own search
-    go on the shortlist, and half as many of the model's; `tokens` are those of all prompts and
-    answers, but for what the engine's cache spared; `seconds` are of wall time. Of a longer document the
-    first `document` bytes of UTF-8 are read: no tokenizer makes more tokens than that.
-    A call under way is not cut off. Raises UserError for a number below zero.
-    """
-
-    turns: int = 3
-    searches: int = 16
-    candidates: int = 50
-    tokens: int = 50_000
-    seconds: float = 600.0
-    document: int = 8_000
-
-    def __post_init__(self) -> None:
-        if min(astuple(self)) < 0:
-            raise UserError(f"a budget is never below zero: {self}")
-
-    @classmethod
-    def fitting(cls, shortlister: ChatModel, selector: ChatModel, **asked: float | None) -> "Budget":
-        """Return the budget that pays for these models, but for what is asked for and not None.
-
-        Searches of a small model found no more than the document's own, and a question a candidate
-        is dear (docs/results.md).
-        """
-        small: dict[str, Any] = {} if shortlister.native_tools else {"turns": 0}
-        small |= {} if selector.listwise else {"candidates": POINTWISE_CANDIDATES}
-        return cls(**small | {name: number for name, number in asked.items() if number is not None})
 
 
 Change = dict[str, Any]
@@ -90,6 +57,8 @@ def build_graph(
     *,
     task: str = DEFAULT_TASK,
     budget: Budget | None = None,
+    shortlist_sampling: Sampling = GREEDY,
+    select_sampling: Sampling = GREEDY,
     log: str | Path | None = None,
 ) -> LabelingGraph:
     """Return the compiled graph: invoke it with {"document": Document}, get {"result": LabeledDocument}.
@@ -97,11 +66,14 @@ def build_graph(
     `shortlister` and `selector` are model specs or models; `task` says in a few words what the
     labels are; `budget` is by default the one that fits them; `log` is a file that every transition
     is appended to.
-    Raises UserError for a spec that names nothing or a log that cannot be written.
+    Raises UserError for a spec that names nothing, a thinking budget that a model cannot be told, or
+    a log that cannot be written.
     """
     models = [load_model(model) if isinstance(model, str) else model for model in (shortlister, selector)]
+    sampling: dict[Phase, Sampling] = {"shortlist": shortlist_sampling, "select": select_sampling}
+    _check_thinking(models, sampling.values())
     budget = budget or Budget.fitting(*models)
-    choose = load_selector(models[1], task)
+    choose = load_selector(models[1], task, select_sampling)
     run = new_run(
         task=task,
         shortlister=models[0].spec,
@@ -111,16 +83,26 @@ def build_graph(
         labels=index.manifest.labels,
         embedder=index.manifest.embedder,
         budget=asdict(budget),
+        sampling=sampling,
     )
     write = TransitionLog(Path(log), run).write if log else lambda _: None
-    nodes = _Nodes(Shortlister(models[0], task), choose, index, budget, run, write)
+    nodes = _Nodes(Shortlister(models[0], task, shortlist_sampling), choose, index, budget, run, write)
+    return _wired(nodes).with_config(recursion_limit=2 * budget.turns + 10)  # older releases of LangGraph stop after 25
+
+
+def _wired(nodes: "_Nodes") -> LabelingGraph:
     graph = StateGraph(LabelingState, input_schema=LabelingInput, output_schema=LabelingOutput)
     for node in (nodes.read, nodes.shortlist, nodes.search, nodes.select, nodes.finish):
         graph.add_node(node.__name__, node)
     graph.add_edge(START, "read")
     graph.add_edge("finish", END)
-    # Older releases of LangGraph stop a graph after 25 steps; a turn takes two.
-    return graph.compile(name="labeling").with_config(recursion_limit=2 * budget.turns + 10)
+    return graph.compile(name="labeling")
+
+
+def _check_thinking(models: Iterable[ChatModel], sampling: Iterable[Sampling]) -> None:
+    for model, wanted in zip(models, sampling, strict=True):
+        if wanted.thinking is not None and model.thinking is None:
+            raise UserError(f"{model.spec}: this engine cannot be told how much to think; leave `thinking` out")
 
 
 class _Nodes:

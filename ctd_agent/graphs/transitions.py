@@ -17,6 +17,7 @@ from uuid import uuid4
 from filelock import lock_descriptor
 from pydantic import Field, RootModel
 
+from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.records import append_lines, cut_torn_line, read_records
 from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, Usage
@@ -40,6 +41,7 @@ class Run(Record):
     labels: int
     embedder: Redacted
     budget: dict[str, float]
+    sampling: dict[Phase, Sampling] = {}
 
     def differs(self, other: "Run") -> list[str]:
         """Return the fields, identity and time apart, in which another run's header differs."""

@@ -1,0 +1,129 @@
+"""What ctd-agent itself costs a document, beside the same two model calls with no graph at all.
+
+    python benchmarks/overhead.py
+
+The model is a stand-in that answers at once: what is left is our own time. Every document has the
+two calls of a model with tool calls: a search turn that asks for nothing, then a choice. Bare, the
+same prompts go to the same model from as many threads. Processor time is that of the whole process,
+memory the most it ever held; each row is a process of its own. Documents are the example's, numbered
+anew; the catalogue is the example's (608 labels), the embedder static, the log and the results are
+written to a temporary folder.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.files import read_documents, read_labels
+from ctd_agent.graphs.batch import Output, label_documents
+from ctd_agent.graphs.labeling import build_graph
+from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.schema import Document
+from ctd_agent.tools.index_cache import cached_index
+
+DATA = Path(__file__).parent.parent / "examples/debian"
+ROWS = [(2_000, 1), (2_000, 16), (2_000, 64), (2_000, 256), (100, 16), (10_000, 16)]  # documents, concurrency
+CHOICE = json.dumps({"reasoning": "It fits.", "labels": [{"number": 1, "score": 0.9, "reason": "It fits."}]})
+
+
+class Instant(BaseChatModel):
+    """Answers at once: no tool call, or the first label."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "instant"
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        """Take the tools, and call none."""
+        return self.bind(tools=tools, **options)
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **options: Any) -> ChatResult:
+        usage = {"input_tokens": 100, "output_tokens": 5, "total_tokens": 105}
+        answer = AIMessage(CHOICE if "response_format" in options else "Enough.", usage_metadata=usage)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+
+def main() -> None:
+    """Run every row in a process of its own, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # DOCUMENTS,CONCURRENCY: how this starts itself
+    if row := parser.parse_args().row:
+        print(json.dumps(measure(*map(int, row.split(",")))))
+        return
+    print("| documents | at once | graph, ms CPU/document | bare calls | own | documents/s | memory MB | bare calls |")
+    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    for documents, concurrency in ROWS:
+        command = [sys.executable, __file__, "--row", f"{documents},{concurrency}"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this file
+        graph, bare, rate, memory, bare_memory = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f"| {documents:,} | {concurrency} | {graph:.2f} | {bare:.2f} | {graph - bare:.2f} | {rate:.0f} "
+            f"| {memory:.0f} | {bare_memory:.0f} |",
+            flush=True,
+        )
+
+
+def measure(count: int, concurrency: int) -> tuple[float, float, float, float, float]:
+    """Return ms of processor time a document with the graph and without, documents a second, and both peaks in MB."""
+    model = ChatModel("instant", Instant())
+    index = cached_index(read_labels(str(DATA / "catalogue.jsonl")), "static")
+    texts = [document.text for document in read_documents(str(DATA / "documents.jsonl"))]
+    documents = [Document(id=str(n), text=text) for n, text in enumerate(islice(cycle(texts), count))]
+    with TemporaryDirectory() as folder:
+        prompts = logged(model, index, documents[: len(texts)], Path(folder) / "prompts")
+        bare(model, prompts, len(texts), concurrency)  # first calls import and compile
+        started = process_time()
+        bare(model, prompts, count, concurrency)
+        alone, alone_memory = (process_time() - started) / count, peak()
+        graph = build_graph(model, model, index, log=Path(folder) / "log")
+        started, clock = process_time(), perf_counter()
+        with Output(Path(folder) / "results") as output:
+            for result in label_documents(graph, documents, concurrency=concurrency):
+                output.write(result)
+        ours, seconds = (process_time() - started) / count, perf_counter() - clock
+    return 1000 * ours, 1000 * alone, count / seconds, peak(), alone_memory
+
+
+def logged(model: ChatModel, index: Any, documents: list[Document], log: Path) -> list[list[Any]]:
+    """Return every document's two calls, as the graph makes them."""
+    list(label_documents(build_graph(model, model, index, log=log), documents))
+    steps = read_transitions(log)
+    return [[step.exchange for step in steps[d.id] if step.exchange] for d in documents]
+
+
+def bare(model: ChatModel, calls: list[list[Any]], count: int, concurrency: int) -> None:
+    """Make the same calls from as many threads, with nothing around them."""
+
+    def send(exchanges: list[Any]) -> None:
+        for exchange in exchanges:
+            options = dict(exchange.options)
+            tools = options.pop("tools", None)
+            chat = model.chat.bind_tools(tools) if tools else model.chat
+            chat.bind(**options).invoke(convert_to_messages(exchange.messages))
+
+    with ThreadPoolExecutor(concurrency) as pool:
+        some: Iterator[list[Any]] = islice(cycle(calls), count)
+        list(pool.map(send, some))
+
+
+def peak() -> float:
+    """Return the most memory the process has ever held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

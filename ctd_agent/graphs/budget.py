@@ -1,0 +1,43 @@
+"""What one document may cost."""
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.errors import UserError
+
+POINTWISE_CANDIDATES = 20
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one document may cost.
+
+    `turns` and `searches` are the model's in phase 1; `candidates` of the document's own search
+    go on the shortlist, and half as many of the model's; `tokens` are those of all prompts and
+    answers, but for what the engine's cache spared; `seconds` are of wall time. Of a longer document the
+    first `document` bytes of UTF-8 are read: no tokenizer makes more tokens than that.
+    A call under way is not cut off. Raises UserError for a number below zero.
+    """
+
+    turns: int = 3
+    searches: int = 16
+    candidates: int = 50
+    tokens: int = 50_000
+    seconds: float = 600.0
+    document: int = 8_000
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0:
+            raise UserError(f"a budget is never below zero: {self}")
+
+    @classmethod
+    def fitting(cls, shortlister: ChatModel, selector: ChatModel, **asked: float | None) -> "Budget":
+        """Return the budget that pays for these models, but for what is asked for and not None.
+
+        Searches of a small model found no more than the document's own, and a question a candidate
+        is dear (docs/results.md).
+        """
+        small: dict[str, Any] = {} if shortlister.native_tools else {"turns": 0}
+        small |= {} if selector.listwise else {"candidates": POINTWISE_CANDIDATES}
+        return cls(**small | {name: number for name, number in asked.items() if number is not None})

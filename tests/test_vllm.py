@@ -1,0 +1,230 @@
+"""`vllm:MODEL`: a real vLLM server as our child, with real weights, under the whole graph.
+
+The slow tests need vLLM, and skip without it; `.ci/vllm` makes an environment that has it, and runs them.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import LABELS
+from smollm2 import make
+
+from ctd_agent.agents.models import ChatModel, EngineError, load_model
+from ctd_agent.agents.sampling import Sampling
+from ctd_agent.agents.vllm_server import _REASONING_PARSERS, _TOOL_PARSERS, _first, chat_template, vllm_server
+from ctd_agent.errors import CtdError
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import build_graph
+from ctd_agent.schema import Exchange
+from ctd_agent.tools.label_index import LabelIndex
+
+real = pytest.mark.skipif(find_spec("vllm") is None, reason="VLLM IS NOT INSTALLED: nothing of vllm:MODEL is tested")
+NEWS = {"id": "news", "text": "The central bank raised interest rates again, and inflation fell."}
+SCHEMA = {
+    "type": "object",
+    "properties": {"done": {"type": "boolean"}},
+    "required": ["done"],
+    "additionalProperties": False,
+}
+
+
+# What is started, without starting it
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "reasoning"),
+    [
+        ("<|im_start|>assistant\n<tool_call>\n{...}</tool_call>", "hermes", None),  # Qwen2.5
+        ("<tool_call> ... {%- if enable_thinking %}<think>", "hermes", "qwen3"),  # Qwen3
+        ("<tool_call>\n<function=name> ... <think>", "qwen3_coder", "qwen3"),
+        ("[AVAILABLE_TOOLS] ... [TOOL_CALLS]", "mistral", None),
+        ("<|start|>assistant<|channel|>analysis", "openai", "openai_gptoss"),
+        ("<tool_call>name\n<arg_key> ... <think>", "glm45", "glm45"),
+        ("<｜User｜> ... <｜Assistant｜><think>\n", None, "deepseek_r1"),
+        ("<|im_start|>user", None, None),  # SmolLM2
+    ],
+)
+def test_the_parsers_are_those_of_the_chat_templates_form(template: str, tools: str | None, reasoning: str | None):
+    assert _first(_TOOL_PARSERS, template) == tools
+    assert _first(_REASONING_PARSERS, template) == reasoning
+
+
+def test_a_chat_template_is_read_from_either_of_its_two_places(tmp_path: Path):
+    assert chat_template(str(tmp_path)) == ""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "old"}))
+    assert chat_template(str(tmp_path)) == "old"
+    (tmp_path / "chat_template.jinja").write_text("new")
+    assert chat_template(str(tmp_path)) == "new"
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_what_the_warden_runs_ends_with_the_process_that_asked_for_it(tmp_path: Path, end: signal.Signals):
+    """A process has the warden run a command with a child of its own, and is killed: both are gone."""
+    pids = tmp_path / "pids"
+    command = f"sleep 600 & echo $! $$ > {pids}; wait"
+    code = (
+        "import subprocess, sys, time\n"
+        "warden = [sys.executable, '-m', 'ctd_agent.agents.warden', 'sh', '-c', sys.argv[1]]\n"
+        "running = subprocess.Popen(warden, stdin=subprocess.PIPE, start_new_session=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, command]) as asking:
+        until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        asking.send_signal(end)
+    until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+def until(condition, seconds: float = 30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+# The real thing
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("CTD_AGENT_SMOLLM2") or tmp_path_factory.mktemp("smollm2"))
+    make(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resources() -> Iterator[None]:
+    """What vLLM needs to run on a small machine without a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTD_AGENT_VLLM_ARGS", "--dtype bfloat16 --enforce-eager --max-model-len 4096")
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Path) -> ChatModel:
+    return load_model(f"vllm:{smollm2}")
+
+
+@real
+@pytest.mark.slow
+def test_an_answer_keeps_to_its_schema(model: ChatModel):
+    answer = {"type": "json_schema", "json_schema": {"name": "turn", "schema": SCHEMA, "strict": True}}
+    options = {"temperature": 0, "max_tokens": 30, "response_format": answer}
+    reply = model.ask(Exchange(messages=[{"role": "user", "content": "Are we done?"}], options=options)).replies[0]
+    assert json.loads(reply.content).keys() == {"done"}
+    assert reply.usage.prompt_tokens > 5
+    assert reply.usage.completion_tokens > 2
+
+
+@real
+@pytest.mark.slow
+def test_a_second_prompt_finds_what_it_shares_with_the_first_in_the_cache(model: ChatModel):
+    shared = "The central bank raised interest rates again. " * 20
+    questions = Exchange(
+        messages=[{"role": "user", "content": shared}],
+        questions=["Is it about tennis?", "Is it about banks?"],
+        options={"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "thinking": 0},
+    )
+    first, second = model.ask(questions).replies
+    assert second.usage.cached_tokens > 100
+    assert len(first.logprobs) == 20
+
+
+@real
+@pytest.mark.slow
+def test_a_request_it_refuses_is_an_error_in_its_own_words(model: ChatModel):
+    exchange = Exchange(messages=[{"role": "user", "content": "racket " * 5_000}], options={"max_tokens": 1})
+    with pytest.raises(EngineError, match="4096"):
+        model.ask(exchange)
+
+
+@real
+@pytest.mark.slow
+def test_the_whole_graph_runs_on_it(model: ChatModel, index: LabelIndex):
+    """It searches under a schema, is asked about each candidate, and chooses from the catalogue; twice the same."""
+    graph = build_graph(model, replace(model, listwise=False), index, budget=Budget(turns=1, candidates=5))
+    results = [graph.invoke({"document": NEWS}) for _ in range(2)]
+    assert [step.node for step in results[0]["transitions"]][:2] == ["read", "shortlist"]
+    result = results[0]["result"]
+    assert result.failure is None
+    assert {"rates", "inflation"} <= {entry.id for entry in result.shortlist} <= {label.id for label in LABELS}
+    assert len(results[0]["transitions"][-1].exchange.replies) == len(result.shortlist) * 2
+    assert [label.id for label in results[1]["result"].labels] == [label.id for label in result.labels]
+
+
+@real
+@pytest.mark.slow
+def test_it_chooses_from_the_whole_list_under_a_schema_or_fails_alone(model: ChatModel, index: LabelIndex):
+    """A model of 135 million parameters rambles: what it is cut in is no choice, and said to be none."""
+    sampling = Sampling(max_tokens=60, temperature=0.7, seed=1)
+    graph = build_graph(model, model, index, budget=Budget(turns=0, candidates=5), select_sampling=sampling)
+    output = graph.invoke({"document": NEWS})
+    exchange = output["transitions"][-1].exchange
+    assert exchange.replies[0].content.lstrip().startswith("{")
+    assert (exchange.options["seed"], exchange.options["temperature"]) == (1, 0.7)
+    failure = output["result"].failure
+    assert failure is None or (failure.phase, failure.kind) == ("select", "invalid_output")
+
+
+@real
+@pytest.mark.slow
+def test_when_it_is_killed_it_is_started_again_and_the_call_is_answered(model: ChatModel, smollm2: Path):
+    server = vllm_server(str(smollm2))
+    ask = Exchange(messages=[{"role": "user", "content": "Which label?"}], options={"max_tokens": 2})
+    model.ask(ask)
+    (pid,) = Path(f"/proc/{server._process.pid}/task/{server._process.pid}/children").read_text().split()
+    os.killpg(int(pid), signal.SIGKILL)
+    until(lambda: not answers(server.url))
+    assert model.ask(ask).replies[0].content
+
+
+@real
+@pytest.mark.slow
+def test_it_ends_with_the_run_even_when_the_run_is_killed(smollm2: Path):
+    code = (
+        "from ctd_agent.agents.vllm_server import vllm_server\n"
+        f"print(vllm_server({str(smollm2)!r}).url, flush=True)\n"
+        "input()\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        url = run.stdout.readline().strip()
+        assert answers(url)
+        run.kill()
+    until(lambda: not answers(url))
+
+
+@real
+@pytest.mark.slow
+def test_a_model_that_is_none_is_an_error_that_names_the_log(tmp_path: Path):
+    with pytest.raises(CtdError, match=r"the server has ended: .*; its log: .*\.log"):
+        load_model(f"vllm:{tmp_path}")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/models", timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
