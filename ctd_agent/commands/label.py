@@ -171,10 +171,12 @@ def _places(out: "Output | None", log: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+        if out:
+            note("the same command goes on from here")
         raise
     finally:
         if out:
-            note(f"results: {out.path}; the same command goes on with them")
+            note(f"results: {out.path}")
         note(f"transitions log: {log}")
 
 
