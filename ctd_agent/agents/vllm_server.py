@@ -83,6 +83,7 @@ class VllmServer:
             if not self._left:
                 raise self._dead()
             self._left -= 1
+            self._process.communicate()  # closes what it held open
             note(f"vllm:{self._model} has died ({self._last_words()}), starting it again")
             self._start()
 
