@@ -37,11 +37,14 @@ NEWS = {"id": "news", "text": "The central bank raised interest rates again, and
     ("template", "tools", "reasoning"),
     [
         ("<|im_start|>assistant\n<tool_call>\n{...}</tool_call>", "hermes", None),  # Qwen2.5
-        ("<tool_call> ... {%- if enable_thinking %}<think>", "hermes", "qwen3"),  # Qwen3
+        ("<tool_call> ... {%- if enable_thinking is defined and not ... <think>", "hermes", "qwen3"),  # Qwen3
         ("<tool_call>\n<function=name> ... <think>", "qwen3_coder", "qwen3"),
         ("[AVAILABLE_TOOLS] ... [TOOL_CALLS]", "mistral", None),
         ("<|start|>assistant<|channel|>analysis", "openai", "openai_gptoss"),
         ("<tool_call>name\n<arg_key> ... <think>", "glm45", "glm45"),
+        ("{%- if not thinking is defined -%} ... <｜Assistant｜></think>", "deepseek_v31", "deepseek_v3"),
+        ("<|im_system|>tool_declare<|im_middle|>", "kimi_k2", None),
+        ("<|tool_list_start|> ... <|tool_call_start|>[", "lfm2", None),
         ("<｜User｜> ... <｜Assistant｜><think>\n", None, "deepseek_r1"),
         ("<|im_start|>user", None, None),  # SmolLM2
     ],
