@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ctd_agent.schema import Failure, LabeledDocument
+from ctd_agent.errors import redacted
+from ctd_agent.schema import Failure, LabeledDocument, Usage
 
 if TYPE_CHECKING:
     from ctd_agent.agents.weights import Status
@@ -36,8 +37,8 @@ def plain(text: str) -> Text:
 
 
 def note(message: str) -> None:
-    """Say something on stderr, as plain text."""
-    Console(stderr=True, soft_wrap=True).print(plain(message))
+    """Say something on stderr, as plain text without secrets."""
+    Console(stderr=True, soft_wrap=True).print(plain(redacted(message)))
 
 
 @contextmanager
@@ -81,24 +82,53 @@ def _lines(what: str, total: int) -> Show:
 
 
 def report(
-    results: Iterable[LabeledDocument], write: Callable[[LabeledDocument], None], total: int, done: int
+    results: Iterable[LabeledDocument],
+    write: Callable[[LabeledDocument], None],
+    total: int,
+    done: int = 0,
+    failed: Mapping[str, int] = {},
 ) -> Counter[str]:
     """Write every result as it comes, show progress, and sum up; return how many failed, by the failure's kind.
 
-    Of each kind the first is told; the others are likely to be alike, and stand in the results.
+    `done` and `failed` are those of earlier runs. Of each kind the first failure is told; the others
+    are likely to be alike, and stand in the results. A run that is cut short is summed up too.
     """
-    failed: Counter[str] = Counter()
-    with progress("labelling", total, done) as show:
-        for now, result in enumerate(results, start=done + 1):
-            show(now, partial(write, result))
-            if result.failure is not None:
-                failed[result.failure.kind] += 1
-                if failed[result.failure.kind] == 1:
-                    note(f"{result.id}: {failure_text(result.failure)}")
+    all_failed, told, usage = Counter(failed), set[str](), Usage()
+    now, started = done, monotonic()
+    try:
+        with progress("labelling", total, done) as show:
+            for result in results:
+                show(now + 1, partial(write, result))
+                now += 1
+                usage = sum(result.usage.values(), usage)
+                if result.failure is not None:
+                    all_failed[result.failure.kind] += 1
+                    if result.failure.kind not in told:
+                        told.add(result.failure.kind)
+                        note(f"{result.id}: {failure_text(result.failure)}")
+    finally:
+        note(f"{now} of {total} documents are done" + _cost(now - done, usage, monotonic() - started))
+        tell_failed(all_failed, now)
+    return all_failed
+
+
+def _cost(documents: int, usage: Usage, seconds: float) -> str:
+    if not documents:
+        return ""
+    each = seconds / documents
+    spent = f"; {documents} now, in {seconds:,.1f} s ({each:,.2f} s each), with {usage.calls:,} model calls"
+    if not usage.prompt_tokens:
+        return spent
+    tokens = (usage.prompt_tokens + usage.completion_tokens) / documents
+    cached = usage.cached_tokens / usage.prompt_tokens
+    return f"{spent}, {tokens:,.0f} tokens each; the engine's cache spared {cached:.0%} of the prompts"
+
+
+def tell_failed(failed: Mapping[str, int], done: int) -> None:
+    """Say how many documents have failed, by the failure's kind; nothing where none has."""
     if failed:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
-        note(f"{failed.total()} of {total - done} documents failed: {kinds}")
-    return failed
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(failed).most_common())
+        note(f"{sum(failed.values())} of {done} documents failed: {kinds}")
 
 
 def print_json(result: LabeledDocument) -> None:

@@ -1,4 +1,4 @@
-"""Read catalogues and documents; append to, read and resume JSONL files.
+"""Read catalogues and documents.
 
 A fault in a user's file is always a `UserError` of one line: the file, the line, the field, what to do.
 """
@@ -8,22 +8,21 @@ import csv
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
 from ctd_agent.errors import UserError
+from ctd_agent.records import validated
 from ctd_agent.schema import Document, Label
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".txt", *DELIMITERS, ".jsonl", ".ndjson", ".parquet")
 
 Fields = dict[str, Any]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Table(NamedTuple):
@@ -70,66 +69,6 @@ def read_documents(source: str, columns: Mapping[str, str] = {}) -> list[Documen
     documents = [_document(place, row, fields, column) for row, (place, fields) in enumerate(table.rows, 1)]
     _check_unique(table, column.get("id", "id"), [document.id for document in documents])
     return documents
-
-
-def append_line(file: IO[bytes], record: BaseModel) -> None:
-    """Write a record as one JSON line and hand it to the operating system.
-
-    Once this returns, the line survives the death of the process, though not a power cut.
-    """
-    file.write(record.model_dump_json().encode() + b"\n")
-    file.flush()
-
-
-def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
-    """Read a JSONL file of ours record by record, also while it is still being written.
-
-    A torn last line, as a process leaves it that dies while writing, is skipped; so are blank lines.
-
-    Raises:
-        UserError: The file cannot be read, or another line is not a record.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not file.peek(1) and _is_torn(line):
-                    return
-                if line.strip():
-                    yield _validated(f"{path}:{number}: not a {model.__name__}", model.model_validate_json, line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def cut_torn_line(path: Path) -> None:
-    """Cut a torn last line, one that is not JSON, off a JSONL file of ours, so that appending goes on cleanly.
-
-    One that only lacks its newline gets it. Only what starts as a record is cut: another kind of
-    file, given by mistake, stays as it is. No file is no error.
-
-    Raises UserError where the file cannot be read or written.
-    """
-    try:
-        with path.open("r+b") as file:
-            start, last = 0, b""
-            for line in file:
-                start, last = start + len(last), line
-            if _is_torn(last):
-                file.truncate(start)
-            elif last[:1] == b"{" and last[-1:] != b"\n":
-                file.write(b"\n")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"{path}: cannot be resumed: {error.strerror}") from error
-
-
-def _is_torn(line: bytes) -> bool:
-    if not line.startswith((b"{", b"\0")):  # some file systems leave zeros after a crash
-        return False
-    try:
-        return from_json(line) is None
-    except ValueError:
-        return True
 
 
 def _load(source: str, kind: str, read_plain: Callable[[int, str], Fields]) -> _Table:
@@ -257,7 +196,7 @@ def _label(place: str, fields: Fields, column: Mapping[str, str]) -> Label:
     if isinstance(aliases := values.get("aliases"), str):
         values["aliases"] = [alias.strip() for alias in aliases.split("|") if alias.strip()]
     values["metadata"] = _metadata({key: value for key, value in fields.items() if key not in column.values()})
-    return _validated(place, Label.model_validate, values, column)
+    return validated(place, Label.model_validate, values, column)
 
 
 def _metadata(extra: Fields) -> Fields:
@@ -269,7 +208,7 @@ def _metadata(extra: Fields) -> Fields:
 
 def _document(place: str, row: int, fields: Fields, column: Mapping[str, str]) -> Document:
     identity = _identity(place, fields, column["id"]) if "id" in column else str(row)
-    return _validated(place, Document.model_validate, {"id": identity, "text": fields.get(column["text"])}, column)
+    return validated(place, Document.model_validate, {"id": identity, "text": fields.get(column["text"])}, column)
 
 
 def _identity(place: str, fields: Fields, column: str) -> Any:
@@ -278,17 +217,6 @@ def _identity(place: str, fields: Fields, column: str) -> Any:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise UserError(f"{place}: field {column!r} must not be blank")
     return str(value) if type(value) in (int, float) else value
-
-
-def _validated(place: str, validate: Callable[[Any], Model], data: Any, column: Mapping[str, str] = {}) -> Model:
-    """A record, or pydantic's first complaint in one line that names the field as the user's file does."""
-    try:
-        return validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(column.get(str(part), str(part)) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{place}: field {where!r}: {problem}" if where else f"{place}: {problem}") from error
 
 
 def _check_unique(table: _Table, column: str, ids: Sequence[str]) -> None:

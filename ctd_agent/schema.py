@@ -1,12 +1,13 @@
 """The records that cross ctd-agent's edges: labels and documents in, labelled documents out."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from ctd_agent.errors import redacted
 
 Phase = Literal["search", "shortlist", "select"]
+Redacted = Annotated[str, AfterValidator(redacted)]  # what may quote a key, or a URL with a password
 
 
 class Record(BaseModel):
@@ -117,7 +118,7 @@ class Failure(Record):
 
     phase: Phase
     kind: Literal["empty_document", "invalid_output", "engine", "budget", "internal"]
-    message: str
+    message: Redacted
 
     @field_validator("message")
     @classmethod

@@ -1,12 +1,15 @@
 """A scripted OpenAI-compatible server: it plays an engine that answers, and one that misbehaves.
 
-For unit tests only. In a thread: `with Server() as server`; on its own: `python tests/server.py PORT`.
+For unit tests only. In a thread: `with Server() as server`; on its own, to be killed:
+`python tests/server.py PORT [DELAY]`.
 """
 
 import json
+import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -48,9 +51,12 @@ def agreeable(request: Body) -> Body:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers from `script`, then agreeably; `requests` are all it got.
+    """Answers from `script`, then by `otherwise`, each after `delay` seconds; `requests` are all it got.
 
-    It does not answer after `stalls_after` requests, nor one that has `stalls_on` in it.
+    It does not answer after `stalls_after` requests, nor one that has `stalls_on` in it. Of all calls
+    it fails the share `fails`, in turn by 500, by 429 and by hanging up; which, follows from the
+    request and how often it has come, whatever the order of others. If it `refuses`, every answer is
+    401 and quotes the key that was sent, as some endpoints do.
     """
 
     daemon_threads = True
@@ -63,8 +69,12 @@ class Server(ThreadingHTTPServer):
     def reset(self) -> None:
         """Forget what was, and begin anew."""
         self.script: list[Body | Raw] = []
+        self.otherwise: Callable[[Body], Body] = agreeable
         self.stalls_after: int | None = None
         self.stalls_on: str | None = None
+        self.delay = 0.0
+        self.fails = 0.0
+        self.refuses = False
         self.requests: list[Body] = []
 
     @property
@@ -87,14 +97,34 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
 
+    def do_GET(self) -> None:
+        self._respond(self._refusal() if self.server.refuses else Raw(status=404))
+
     def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append({"path": self.path, **request})
-        answer = self.server.script.pop(0) if self.server.script else agreeable(request)
         server = self.server
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        failure = self._misfortune(request) if server.fails else None
+        server.requests.append({"path": self.path, **request})
+        answer: Body | Raw = server.script.pop(0) if server.script else server.otherwise(request)
         late = server.stalls_after is not None and len(server.requests) > server.stalls_after
         if late or (server.stalls_on is not None and server.stalls_on in json.dumps(request)):
             time.sleep(60)  # longer than any test waits; the thread dies with the tests
+        time.sleep(server.delay)
+        self._respond(self._refusal() if server.refuses else failure or answer)
+
+    def _misfortune(self, request: Body) -> Raw | None:
+        """What this request fails by, if it does: drawn anew each time it comes."""
+        times = sum({**seen, **request} == seen for seen in self.server.requests)
+        draw = random.Random(f"{times} {json.dumps(request)}")  # noqa: S311 - nothing secret
+        if draw.random() >= self.server.fails:
+            return None
+        return draw.choice([Raw(status=500), Raw(status=429, headers={"Retry-After": "0"}), Raw(cut=True)])
+
+    def _refusal(self) -> Raw:
+        key = self.headers["Authorization"] or self.headers["api-key"]
+        return Raw(json.dumps({"error": {"message": f"Incorrect API key: {key}"}}).encode(), status=401)
+
+    def _respond(self, answer: Body | Raw) -> None:
         raw = answer if isinstance(answer, Raw) else Raw(json.dumps(answer).encode())
         self.send_response(raw.status)
         for name, value in {"Content-Type": "application/json", **raw.headers}.items():
@@ -108,4 +138,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Server(port=int(sys.argv[1])).serve_forever()
+    alone = Server(port=int(sys.argv[1]))
+    alone.delay = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    alone.serve_forever()

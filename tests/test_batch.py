@@ -2,28 +2,35 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from server import Raw, Server
+from langchain_core.messages import AIMessage
+from server import USAGE, Raw, Server, completion
 
-from ctd_agent.agents import models
+from ctd_agent.agents import models, retry
+from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.shortlister import Shortlister
 from ctd_agent.cli import run
-from ctd_agent.errors import UserError
-from ctd_agent.files import read_records
+from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs import batch
 from ctd_agent.graphs.batch import Output, label_documents
+from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Failure, LabeledDocument
+from ctd_agent.tools.label_index import LabelIndex
 
 COMMAND = Path(sys.executable).with_name("ctd-agent")
 COUNT = 16
@@ -81,6 +88,33 @@ def test_a_document_that_breaks_the_graph_fails_alone_and_tells_where():
     assert [result.failure and result.failure.kind for result in results] == [None, "internal", None]
     assert results[1].failure is not None
     assert results[1].failure.message.startswith("KeyError: 'gone' (test_batch.py:")
+
+
+@pytest.mark.parametrize(("broken", "phase"), [("opening", "search"), ("ask", "shortlist"), ("read", "shortlist")])
+def test_what_breaks_the_graph_is_said_to_be_of_the_phase_that_it_broke(
+    large: Callable[..., ChatModel], index: LabelIndex, monkeypatch: pytest.MonkeyPatch, broken: str, phase: str
+):
+    def breaks(*_: Any, **__: Any) -> None:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(Shortlister, broken, breaks)
+    model = large(otherwise=lambda *_: AIMessage("nothing is missing"))
+    (result,) = label_documents(build_graph(model, model, index), documents(1))
+    assert result.failure is not None
+    assert (result.failure.kind, result.failure.phase) == ("internal", phase)
+
+
+def test_a_log_that_can_no_longer_be_written_ends_the_run_for_no_other_document_could_be_logged(
+    large: Callable[..., ChatModel], index: LabelIndex, tmp_path: Path
+):
+    model = large(otherwise=lambda *_: AIMessage("nothing is missing"))
+    log = tmp_path / "logs" / "log.jsonl"
+    results = label_documents(build_graph(model, model, index, log=log), documents(9))
+    assert next(results).id == "doc-0"
+    log.parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(CtdError, match="the transitions log cannot be written: No such file"):
+        list(results)
+    assert len(model.chat.prompts) < 2 * 9
 
 
 def test_ten_thousand_documents_are_read_as_they_are_needed_and_take_time_in_proportion():
@@ -142,6 +176,21 @@ def test_what_is_done_is_not_left_and_what_failed_by_no_fault_of_its_own_is(tmp_
     assert os.listdir(path.parent) == ["out.jsonl"]
 
 
+def test_with_retry_failed_whatever_has_failed_is_left(tmp_path: Path):
+    path = tmp_path / "out.jsonl"
+    with Output(path) as out:
+        for key, failure in zip(ALL, (None, "engine", "invalid_output", "empty_document"), strict=False):
+            out.write(labelled(key, failure))
+    with Output(path) as out:
+        assert [document.id for document in out.left(documents(4))] == ["doc-1"]
+        assert out.failed == {"invalid_output": 1, "empty_document": 1}
+    with Output(path, retry_failed=True) as out:
+        assert [document.id for document in out.left(documents(4))] == ["doc-1", "doc-2", "doc-3"]
+        assert not out.failed
+        out.write(labelled("doc-1"))
+    assert ids(path) == ["doc-0", "doc-1"]
+
+
 @pytest.mark.parametrize("torn", [b'{"id": "doc-1", "lab', b"{"])
 def test_a_line_that_was_cut_does_not_count_and_is_replaced(tmp_path: Path, torn: bytes):
     path = tmp_path / "out.jsonl"
@@ -192,11 +241,35 @@ def test_two_runs_cannot_write_one_file(tmp_path: Path):
         assert out.left(documents(1))
 
 
+def test_of_runs_that_begin_as_another_ends_one_gets_the_file(tmp_path: Path):
+    """Each lets the file go by unlinking its lock; who has opened that very lock must not think it has it."""
+    path, holders, most = tmp_path / "out.jsonl", 0, 0
+    counting = threading.Lock()
+
+    def work() -> None:
+        nonlocal holders, most
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            with suppress(UserError), Output(path):
+                with counting:
+                    holders += 1
+                    most = max(most, holders)
+                with counting:
+                    holders -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
 def test_a_full_disk_is_told_on_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "append_line", full)
+    monkeypatch.setattr(batch, "append_lines", full)
     with (
         Output(tmp_path / "out.jsonl") as out,
         pytest.raises(UserError, match=r"out\.jsonl: .* No space left on device"),
@@ -211,7 +284,7 @@ def test_a_full_disk_is_told_on_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The arguments that label COUNT documents with a server's model, into out.jsonl."""
     monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "RETRIES", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 1)
     (tmp_path / "labels.txt").write_text("Tennis\nFootball\nInterest rates\n")
     (tmp_path / "documents.jsonl").write_text("".join(d.model_dump_json() + "\n" for d in documents(COUNT)))
 
@@ -297,6 +370,20 @@ def test_an_engine_that_dies_fails_its_documents_and_they_alone_are_asked_again(
     assert not any(step.failure for steps in last.values() for step in steps)
 
 
+def test_at_its_end_a_run_says_what_it_has_cost(command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]):
+    usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 75}}
+    with Server() as server:
+        server.script = [completion('{"labels": []}', usage=usage)] * COUNT
+        assert run(command(server)) == 0
+    told = capfd.readouterr().err
+    (summary,) = re.findall(r"^16 of 16 documents are done; .*$", told, re.MULTILINE)
+    assert re.fullmatch(
+        r"16 of 16 documents are done; 16 now, in \d+\.\d s \(\d+\.\d\d s each\), with 16 model calls, "
+        r"105 tokens each; the engine's cache spared 75% of the prompts",
+        summary,
+    )
+
+
 def test_an_engine_that_is_not_there_fails_every_document_in_a_line_or_two(
     tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
 ):
@@ -311,13 +398,17 @@ def test_an_engine_that_is_not_there_fails_every_document_in_a_line_or_two(
     assert all(result.failure and "refused" in result.failure.message for result in results)
 
 
-def test_when_all_is_done_nothing_is_asked_and_that_is_said(
-    tmp_path: Path, command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+def test_when_all_is_done_no_model_is_loaded_and_that_is_said(
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     with Server() as server:
         assert run(command(server)) == 0
         capfd.readouterr()
         before, asked = (tmp_path / "out.jsonl").read_bytes(), len(server.requests)
+        monkeypatch.setattr(models, "load_model", lambda _: pytest.fail("a model was loaded"))
         assert run(command(server)) == 0
         assert len(server.requests) == asked
     assert "out.jsonl: 16 of 16 documents are done, nothing to do" in capfd.readouterr().err

@@ -138,9 +138,9 @@ def test_into_a_file_stdout_stays_empty(told: Told, server: Server):
     assert Path("new/out.jsonl.transitions.jsonl").exists()
 
 
-def test_a_document_that_fails_by_its_own_fault_is_told_and_no_error(told: Told, server: Server):
+def test_a_document_that_fails_by_its_own_fault_is_told_and_counts(told: Told, server: Server):
     code, out, err = told(*labelling(server, "--text", " "))
-    assert code == 0
+    assert code == 1
     assert json.loads(out)["failure"]["kind"] == "empty_document"
     assert "1 of 1 documents failed: 1 empty_document" in err
 
@@ -186,7 +186,7 @@ def test_label_shows_a_table_a_document_on_a_terminal_each_in_the_bars_place(ser
     shown = on_a_terminal(*labelling(server, "documents.txt"))
     assert shown.count("│ because it does │") == 2
     erased = "\x1b[1A\x1b[2K"  # up a line, which is then cleared
-    for next_line in ("1 ", "2 ", "transitions log: "):
+    for next_line in ("1 ", "2 ", "2 of 2 documents are done"):
         assert erased + next_line in shown
 
 

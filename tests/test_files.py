@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctd_agent.errors import UserError
-from ctd_agent.files import append_line, cut_torn_line, read_documents, read_labels, read_records
+from ctd_agent.files import read_documents, read_labels
+from ctd_agent.records import append_lines, cut_torn_line, read_records
 from ctd_agent.schema import Document, Label
 
 NASTY = [
@@ -375,9 +376,8 @@ class TestResuming:
     @pytest.fixture
     def log(self, tmp_path) -> Path:
         path = tmp_path / "run.jsonl"
-        with path.open("ab") as file:
-            for document in DONE:
-                append_line(file, document)
+        with path.open("ab", buffering=0) as file:
+            append_lines(file, *DONE)
         return path
 
     def test_what_was_appended_is_read_back(self, log):
@@ -400,8 +400,8 @@ class TestResuming:
         assert list(read_records(log, Document)) == DONE
         cut_torn_line(log)
         assert log.read_bytes() == whole
-        with log.open("ab") as file:
-            append_line(file, Document(id="9", text="again"))
+        with log.open("ab", buffering=0) as file:
+            append_lines(file, Document(id="9", text="again"))
         assert list(read_records(log, Document)) == [*DONE, Document(id="9", text="again")]
 
     def test_a_whole_last_line_only_gets_its_newline(self, log):
@@ -448,9 +448,9 @@ class TestResuming:
 
     def test_a_killed_process_loses_nothing_that_it_appended(self, tmp_path):
         script = (
-            "import os, sys; from ctd_agent.files import append_line; from ctd_agent.schema import Document\n"
-            "file = open(sys.argv[1], 'ab')\n"
-            "append_line(file, Document(id='1', text='kept'))\n"
+            "import os, sys; from ctd_agent.records import append_lines; from ctd_agent.schema import Document\n"
+            "file = open(sys.argv[1], 'ab', buffering=0)\n"
+            "append_lines(file, Document(id='1', text='kept'))\n"
             "os.kill(os.getpid(), 9)\n"
         )
         root = Path(__file__).parent.parent

@@ -1,7 +1,10 @@
 """The transitions log: from the file alone, every prompt of every document is rebuilt to the letter."""
 
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -342,6 +345,44 @@ def test_documents_written_from_many_threads_do_not_interleave(header: Run, tmp_
     assert order == [name for name in dict.fromkeys(order) for _ in range(20)]
     assert {name: len(steps) for name, steps in read_transitions(path).items()} == dict.fromkeys(order, 20)
     assert set(order) == set(names)
+
+
+def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_other(header: Run, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = TransitionLog(path, header)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom ctd_agent.graphs.transitions import *\n"
+        "run = Run.model_validate_json(sys.argv[2])\n"
+        "log = TransitionLog(Path(sys.argv[1]), run)\n"
+        "step = dict(run=run.run, phase='search', node='read', step=0, goto='finish', text='t' * 50_000)\n"
+        "for number in range(100_000):\n    log.write([Transition(document=f'theirs-{number}', **step)])\n"
+    )
+    other = header.model_copy(update={"run": "other"}).model_dump_json()
+    with subprocess.Popen([sys.executable, "-c", script, str(path), other]) as process:
+        while "theirs-0" not in read_transitions(path):
+            assert process.poll() is None
+            time.sleep(0.01)
+        for number in range(50):
+            log.write(steps_of(header, f"before-{number}"))
+        process.kill()
+    with path.open("ab") as file:  # as it dies that is killed within a write; seldom seen, so here for certain
+        file.write(b'{"record":"transition","run":"other","docu')
+    for number in range(3):
+        log.write(steps_of(header, f"after-{number}"))
+    steps = read_transitions(path)
+    assert {f"before-{number}" for number in range(50)} | {f"after-{number}" for number in range(3)} <= steps.keys()
+    assert "theirs-10" in steps
+    assert [run.run for run in read_runs(path)] == [header.run, "other"]
+
+
+def test_a_log_is_known_by_its_first_header_so_that_a_long_one_opens_at_once(header: Run, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    TransitionLog(path, header)
+    with path.open("ab") as file:
+        file.write(b'{"record": "no reader takes this"}\n' * 2)
+    TransitionLog(path, header)
+    with pytest.raises(UserError, match="differs from this one in task"):
+        TransitionLog(path, header.model_copy(update={"task": "other"}))
 
 
 def test_a_prompt_with_questions_is_its_prefix_and_each_question(header: Run) -> None:

@@ -1,7 +1,9 @@
 """`ctd-agent label`: the main job."""
 
+import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from ctd_agent.commands.options import (
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from ctd_agent.agents.models import ChatModel
     from ctd_agent.graphs.batch import Output
     from ctd_agent.schema import Document
@@ -65,8 +69,15 @@ def label(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A file for the results; the same command goes on where it was cut."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file for the results; the same command goes on where it was cut, with what ids say is not done.",
+        ),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Label those again too that have failed by their own fault.")
+    ] = False,
     log: Annotated[
         Path | None, typer.Option(help="The transitions log. Default: OUTPUT.transitions.jsonl, or in the cache.")
     ] = None,
@@ -95,8 +106,8 @@ def label(
     """Label documents: the model shortlists candidates from the catalogue, then chooses."""
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.agents.sampling import Sampling
-    from ctd_agent.console import note, print_json, print_table, report
-    from ctd_agent.graphs.batch import RETRIED, Output, label_documents
+    from ctd_agent.console import print_json, print_table, report, tell_failed
+    from ctd_agent.graphs.batch import label_documents
     from ctd_agent.graphs.budget import Budget
     from ctd_agent.graphs.labeling import build_graph
 
@@ -112,8 +123,11 @@ def label(
         "seconds": max_seconds,
     }
     texts = _documents(documents, text, {"id": id_column, "text": text_column})
-    with Output(output) if output else nullcontext() as out:
+    with _open(output, retry_failed) as out:
         todo = _left(texts, out, where)
+        if out and not todo:
+            tell_failed(out.failed, len(texts))
+            return _end(out.failed, out, [] if unordered else texts)
         catalogue = _index(labels, index, embedder, columns)
         phase1, phase2 = _models(shortlister or model, selector or model, listwise)
         graph = build_graph(
@@ -130,14 +144,51 @@ def label(
             graph, todo, concurrency=concurrency or min(phase1.slots, phase2.slots), ordered=not unordered
         )
         write = out.write if out else print_json if as_json or not sys.stdout.isatty() else print_table
-        failed = report(results, write, len(texts), len(texts) - len(todo))
-        if out and not unordered:
-            out.sort(texts)
-    note(f"transitions log: {where}")
-    if any(failed[kind] for kind in RETRIED):
+        with _places(out, where):
+            failed = report(results, write, len(texts), len(texts) - len(todo), out.failed if out else {})
+        return _end(failed, out, [] if unordered else texts)
+
+
+def _open(output: Path | None, retry_failed: bool) -> "Output | nullcontext[None]":
+    from ctd_agent.graphs.batch import Output
+
+    if output:
+        return Output(output, retry_failed)
+    if retry_failed:
+        raise UserError("--retry-failed: name the file of results to go on with by --output")
+    return nullcontext()
+
+
+@contextmanager
+def _places(out: "Output | None", log: Path) -> Iterator[None]:
+    """Say at the end of a run, whatever ends it, where its files are."""
+    from ctd_agent.console import note
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+        raise
+    finally:
         if out:
-            note("the same command tries again those that failed by no fault of their own")
-        raise typer.Exit(1)
+            note(f"results: {out.path}; the same command goes on with them")
+        note(f"transitions log: {log}")
+
+
+def _end(failed: "Counter[str]", out: "Output | None", order: "list[Document]") -> None:
+    """Bring the results into order; say what can be done about failures, and exit with 1 where there are any."""
+    from ctd_agent.console import note
+    from ctd_agent.graphs.batch import RETRIED
+
+    if out and order:
+        out.sort(order)
+    if not failed:
+        return
+    if out and any(failed[kind] for kind in RETRIED):
+        note("the same command tries again those that failed by no fault of their own")
+    if out and failed.keys() - {*RETRIED}:
+        note("the same command with --retry-failed tries all again that failed")
+    raise typer.Exit(1)
 
 
 def _models(shortlister: str, selector: str, listwise: bool | None) -> "tuple[ChatModel, ChatModel]":

@@ -3,7 +3,7 @@
 import json
 import os
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -13,10 +13,11 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from ctd_agent.errors import UserError
-from ctd_agent.files import append_line, cut_torn_line, read_records
-from ctd_agent.graphs.labeling import LabelingGraph
-from ctd_agent.schema import Document, Failure, LabeledDocument
+from ctd_agent.errors import CtdError, UserError
+from ctd_agent.graphs import labeling
+from ctd_agent.graphs.labeling import PHASES, LabelingGraph
+from ctd_agent.records import append_lines, cut_torn_line, read_records
+from ctd_agent.schema import Document, Failure, LabeledDocument, Phase
 
 RETRIED = ("engine", "internal")  # the kinds of failure that are no fault of the document
 
@@ -49,27 +50,40 @@ def label_documents(
 def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
     try:
         result: LabeledDocument = graph.invoke({"document": document})["result"]
+    except (CtdError, UserError):  # the log cannot be written, and no other document's could
+        raise
     except Exception as error:  # whatever it is, it is this document's alone
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        failure = Failure(phase="select", kind="internal", message=message)
+        failure = Failure(phase=_phase(error), kind="internal", message=message)
         return LabeledDocument(id=document.id, labels=[], shortlist=[], usage={}, failure=failure)
     return result
+
+
+def _phase(error: Exception) -> Phase:
+    """Return the phase of the graph's node that an error has come through, `select` where it was none."""
+    names = [place.name for place in traceback.extract_tb(error.__traceback__) if place.filename == labeling.__file__]
+    return next((phase for node, phase in PHASES.items() if node in names[:1]), "select")
 
 
 class Output:
     """A file of results that a run appends to, and that the same run goes on with after it was cut.
 
-    A document whose failure was not its own does not count as done: it is tried again, and its
-    line dropped. Nothing in the file is touched before the first result is written.
+    What is done is known by the documents' ids: one whose text has changed since counts as done. A
+    document whose failure was not its own does not count: it is tried again, and its line dropped.
+    Nothing in the file is touched before the first result is written. `failed` counts the failures
+    that stay, by kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retry_failed: bool = False) -> None:
         """Take the file, and note what is done; one process may have it at a time.
 
-        Raises UserError where it cannot be written, holds anything but results, or is taken.
+        With `retry_failed` no document that has failed counts as done, whatever it failed by.
+        Raises UserError where the file cannot be written, holds anything but results, or is taken.
         """
         self.path = path
+        self.failed: Counter[str] = Counter()
+        self._retry_failed = retry_failed
         self._file: IO[bytes] | None = None
         self._done: dict[str, None] = {}  # ids, in the file's order
         self._to_drop = False  # whether the file holds a failure that will be tried again
@@ -110,7 +124,7 @@ class Output:
         """Append a result; it survives the death of this process. Raises UserError for a full disk."""
         try:
             self._file = self._file or self._open()
-            append_line(self._file, result)
+            append_lines(self._file, result)
         except OSError as error:
             raise self._unwritable(error) from error
         self._done[result.id] = None
@@ -136,7 +150,7 @@ class Output:
     def close(self) -> None:
         """Close the file, and let other runs have it."""
         self._close()
-        with suppress(OSError):
+        with suppress(OSError):  # while it is held: who waits for this very lock finds it unlinked, and makes another
             Path(self._lock.lock_file).unlink()
         self._lock.release()
 
@@ -150,31 +164,30 @@ class Output:
         except OSError as error:
             raise self._unwritable(error) from error
         for result in read_records(self.path, LabeledDocument):
-            if _to_retry(result):
+            if self._to_retry(result):
                 self._to_drop = True
             else:
                 self._done[result.id] = None
+                self.failed.update([result.failure.kind] if result.failure else [])
 
     def _open(self) -> IO[bytes]:
         cut_torn_line(self.path)
         if self._to_drop:
-            with self._draft.open("wb") as draft:
-                for result in read_records(self.path, LabeledDocument):
-                    if not _to_retry(result):
-                        append_line(draft, result)
+            with self._draft.open("wb", buffering=0) as draft:
+                kept = (result for result in read_records(self.path, LabeledDocument) if not self._to_retry(result))
+                for result in kept:
+                    append_lines(draft, result)
             os.replace(self._draft, self.path)
             self._to_drop = False
-        return self.path.open("ab")
+        return self.path.open("ab", buffering=0)
 
     def _close(self) -> None:
         if self._file:
-            with suppress(OSError):  # of a line that the disk had no room for: `write` has told
-                self._file.close()
+            self._file.close()
             self._file = None
+
+    def _to_retry(self, result: LabeledDocument) -> bool:
+        return result.failure is not None and (self._retry_failed or result.failure.kind in RETRIED)
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"{self.path}: cannot write the results here: {error.strerror}")
-
-
-def _to_retry(result: LabeledDocument) -> bool:
-    return result.failure is not None and result.failure.kind in RETRIED

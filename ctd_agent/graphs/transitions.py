@@ -5,22 +5,22 @@ when its last is done. A document that was run again has steps under more than o
 under one: the last whole set counts, and a set is whole when its last step goes to `finish`.
 """
 
-import errno
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
+from filelock import lock_descriptor
 from pydantic import Field, RootModel
 
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
-from ctd_agent.files import cut_torn_line, read_records
-from ctd_agent.schema import Exchange, Failure, Phase, Record, SearchResult, Selection, Usage
+from ctd_agent.records import append_lines, cut_torn_line, read_records
+from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, Usage
 
 Node = Literal["read", "shortlist", "search", "select"]
 Goto = Literal["shortlist", "search", "select", "finish"]
@@ -34,12 +34,12 @@ class Run(Record):
     started: str
     version: str
     task: str
-    shortlister: str
-    selector: str
+    shortlister: Redacted
+    selector: Redacted
     prompts: dict[Phase, str]
     catalogue: str
     labels: int
-    embedder: str
+    embedder: Redacted
     budget: dict[str, float]
     sampling: dict[Phase, Sampling] = {}
 
@@ -64,7 +64,7 @@ class Transition(Record):
     phase: Phase
     node: Node
     goto: Goto
-    model: str | None = None
+    model: Redacted | None = None
     prompt: str | None = None
     exchange: Exchange | None = None
     searches: list[SearchResult] = []
@@ -81,7 +81,10 @@ def new_run(**fields: Any) -> Run:
 
 
 class TransitionLog:
-    """An append-only log of one run; safe to share between threads. The file is open while it is written."""
+    """An append-only log of one run, which other threads and processes may append to at the same time.
+
+    The file is open, and locked, only while it is written.
+    """
 
     def __init__(self, path: Path, run: Run) -> None:
         """Write the run's header at the end of the log at `path`.
@@ -95,7 +98,6 @@ class TransitionLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 self._check()
-                cut_torn_line(path)
             self._append(run)
         except OSError as error:
             raise UserError(f"{path}: cannot write the transitions log here: {error.strerror}") from error
@@ -109,17 +111,15 @@ class TransitionLog:
             raise CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}") from error
 
     def _append(self, *records: Run | Transition) -> None:
-        lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
         with self._path.open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            if file.write(lines) != len(lines):
-                file.truncate(end)  # half a line would make the log unreadable from here on
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            lock_descriptor(file.fileno(), poll_interval=0.005)  # until the file is closed
+            cut_torn_line(self._path)  # another process may have died within a line
+            append_lines(file, *records)
 
     def _check(self) -> None:
-        """Refuse another run's log, and any file that is no log."""
-        for before in read_runs(self._path)[-1:]:
-            if different := before.differs(self.run):
+        """Refuse another run's log, and any file that is no log; of all its runs the first stands for the others."""
+        for before in islice(_records(self._path), 1):
+            if isinstance(before, Run) and (different := before.differs(self.run)):
                 raise UserError(
                     f"{self._path}: the run that is logged here differs from this one in {', '.join(different)}; "
                     f"choose another output or log file, or delete this one"

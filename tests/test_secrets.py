@@ -1,0 +1,160 @@
+"""An API key or a password that the user gave never comes back: in no error, result, log or help text."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from server import Server
+
+from ctd_agent.cli import run
+from ctd_agent.errors import CtdError, UserError, redacted
+
+COMMAND = Path(sys.executable).with_name("ctd-agent")
+SECRETS = {"OPENAI_API_KEY": "sk-secret-0123456789", "QDRANT_API_KEY": "qd-secret-0123456789"}
+PASSWORD = "pa55word"  # noqa: S105
+Told = Callable[..., tuple[int, str]]
+BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server that refuses every request, and quotes the key that it was sent."""
+    with Server() as server:
+        server.refuses = True
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a catalogue and two documents, a cache in it, and keys in the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CTD_AGENT_CACHE", "cache")
+    for name, key in SECRETS.items():
+        monkeypatch.setenv(name, key)
+    Path("labels.txt").write_text("Tennis\nFootball\n")
+    Path("documents.txt").write_text("Serve and volley\nA goal\n")
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str]) -> Told:
+    """Run the command; return its exit code and all that it said."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        return run(arguments), "".join(capfd.readouterr())
+
+    return call
+
+
+def written() -> str:
+    """What stands in all the files that the command has written."""
+    return "".join(path.read_bytes().decode(errors="replace") for path in Path().rglob("*") if path.is_file())
+
+
+def assert_no_secret_in(said: str) -> None:
+    for secret in (*SECRETS.values(), PASSWORD, BASIC):
+        assert secret not in said, said[max(0, said.find(secret) - 300) : said.find(secret) + 100]
+
+
+def with_password(url: str) -> str:
+    return url.replace("://", f"://user:{PASSWORD}@")
+
+
+LABEL = ("label", "documents.txt", "--labels", "labels.txt", "-o", "out.jsonl", "--embedder")
+
+
+@pytest.mark.parametrize("spec", ["key", "password"])
+def test_an_engine_that_quotes_the_key_tells_it_to_nobody(told: Told, server: Server, spec: str):
+    model = server.spec if spec == "key" else with_password(server.spec)
+    code, said = told(*LABEL, "static", "--model", model)
+    assert code == 1
+    assert "401" in said
+    assert "2 of 2 documents failed: 2 engine" in said
+    assert len([line for line in Path("out.jsonl").read_text().splitlines() if json.loads(line)["failure"]]) == 2
+    assert_no_secret_in(said + written())
+
+
+def test_a_run_that_ends_by_it_leaves_no_key_in_a_traceback_either(server: Server):
+    done = subprocess.run([COMMAND, *LABEL, server.spec, "--model", server.spec], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "401" in done.stderr
+    assert_no_secret_in(done.stdout + done.stderr)
+
+
+def test_the_password_in_the_spec_of_a_model_that_answers_is_not_in_the_log(told: Told, server: Server):
+    server.refuses = False
+    code, said = told(*LABEL, "static", "--model", with_password(server.spec))
+    assert code == 0
+    log = Path("out.jsonl.transitions.jsonl").read_text()
+    assert "://***@127.0.0.1" in log
+    assert_no_secret_in(said + written())
+
+
+@pytest.mark.parametrize("spec", ["key", "password"])
+def test_an_embeddings_endpoint_that_quotes_the_key_tells_it_to_nobody(told: Told, server: Server, spec: str):
+    embedder = server.spec if spec == "key" else with_password(server.spec)
+    code, said = told(*LABEL, embedder, "--model", server.spec)
+    assert code == 1
+    assert "401" in said
+    assert_no_secret_in(said + written())
+
+
+@pytest.mark.parametrize("command", ["label", "index", "search"])
+def test_a_qdrant_server_that_quotes_the_key_tells_it_to_nobody(told: Told, server: Server, command: str):
+    where = with_password(f"http://127.0.0.1:{server.server_port}/labels")
+    arguments = {
+        "label": ("documents.txt", "--index", where, "--model", server.spec),
+        "index": ("labels.txt", "--out", where, "--embedder", "static"),
+        "search": (where, "tennis"),
+    }
+    code, said = told(command, *arguments[command])
+    assert code == 1
+    assert "no Qdrant server answers" in said
+    assert_no_secret_in(said + written())
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("label", "documents.txt", "--labels", "labels.txt", "--embedder", "static", "--model", "{}"),
+        ("label", "documents.txt", "--labels", "labels.txt", "--embedder", "openai:m@{}", "--model", "openai:m@{}"),
+        ("label", "documents.txt", "--index", "{}/labels", "--model", "openai:m@{}"),
+        ("search", "{}", "tennis"),
+        ("index", "labels.txt", "--out", "{}"),
+        ("label", "{}", "--labels", "labels.txt"),
+    ],
+    ids=lambda mistake: " ".join(mistake[:1]),
+)
+def test_a_mistake_in_a_url_with_a_password_does_not_quote_the_password(told: Told, mistake: tuple[str, ...]):
+    code, said = told(*(part.format(with_password("http://127.0.0.1:9")) for part in mistake))
+    assert code in (1, 2)
+    assert "error: " in said or "failed (engine)" in said
+    assert_no_secret_in(said + written())
+
+
+@pytest.mark.parametrize("command", [(), ("label",), ("index",), ("search",), ("models",)])
+def test_help_shows_no_key(told: Told, command: tuple[str, ...]):
+    code, said = told(*command, "--help")
+    assert code == 0
+    assert_no_secret_in(said + written())
+
+
+@pytest.mark.parametrize("kind", [CtdError, UserError])
+def test_from_python_no_error_of_ours_quotes_one(kind: type[Exception]):
+    error = kind(f"{with_password('http://127.0.0.1')}: {SECRETS['OPENAI_API_KEY']} is wrong")
+    assert str(error) == "http://***@127.0.0.1: *** is wrong"
+
+
+def test_what_is_redacted_is_keys_and_the_credentials_of_urls(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SOME_API_KEY", "abcdefgh")
+    monkeypatch.setenv("OTHER_API_KEY", "none")  # a placeholder, as local engines want it
+    assert redacted("the key abcdefgh is wrong") == "the key *** is wrong"
+    assert redacted("none of them at user@example.org") == "none of them at user@example.org"
+    assert (
+        redacted("openai:m@https://user:p@ss@host/v1, http://host/a@b")
+        == "openai:m@https://***@host/v1, http://host/a@b"
+    )
+    assert redacted("{'message': 'Basic dXNlcjpwYXNz'}, Bearer sk-abc") == "{'message': 'Basic ***'}, Bearer ***"
