@@ -120,11 +120,6 @@ class Failure(Record):
     kind: Literal["empty_document", "invalid_output", "engine", "budget", "internal"]
     message: Redacted
 
-    @field_validator("message")
-    @classmethod
-    def _without_secrets(cls, message: str) -> str:
-        return redacted(message)
-
 
 class Usage(Record):
     """What a phase cost: model calls, tokens, and seconds of wall time.
