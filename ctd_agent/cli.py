@@ -35,7 +35,10 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 1 a fault of ours or of an engine, 2 the user's fault."""
+    """Run the command line; return the exit code.
+
+    0: done. 1: a document has failed, or something of ours or an engine. 2: the user's fault. 130: interrupted.
+    """
     if isinstance(sys.stdout, TextIOWrapper):  # JSON is UTF-8; a terminal shows what it can
         sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="replace")
     try:

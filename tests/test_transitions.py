@@ -359,7 +359,7 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
     )
     other = header.model_copy(update={"run": "other"}).model_dump_json()
     with subprocess.Popen([sys.executable, "-c", script, str(path), other]) as process:
-        while "theirs-0" not in read_transitions(path):
+        while "theirs-10" not in read_transitions(path):
             assert process.poll() is None
             time.sleep(0.01)
         for number in range(50):
@@ -371,7 +371,6 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
         log.write(steps_of(header, f"after-{number}"))
     steps = read_transitions(path)
     assert {f"before-{number}" for number in range(50)} | {f"after-{number}" for number in range(3)} <= steps.keys()
-    assert "theirs-10" in steps
     assert [run.run for run in read_runs(path)] == [header.run, "other"]
 
 

@@ -72,7 +72,7 @@ def label(
         typer.Option(
             "--output",
             "-o",
-            help="A file for the results; the same command goes on where it was cut, with what ids say is not done.",
+            help="A file for the results; the same command goes on where it was cut. Ids tell what is done.",
         ),
     ] = None,
     retry_failed: Annotated[
@@ -103,7 +103,10 @@ def label(
     description_column: DescriptionColumn = None,
     aliases_column: AliasesColumn = None,
 ) -> None:  # long by its options: their list is the command's documentation
-    """Label documents: the model shortlists candidates from the catalogue, then chooses."""
+    """Label documents: the model shortlists candidates from the catalogue, then chooses.
+
+    The exit code is 1 if any document has failed, 2 if what was given is wrong, 130 after Ctrl-C.
+    """
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.agents.sampling import Sampling
     from ctd_agent.console import print_json, print_table, report, tell_failed
@@ -168,10 +171,12 @@ def _places(out: "Output | None", log: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+        if out:
+            note("the same command goes on from here")
         raise
     finally:
         if out:
-            note(f"results: {out.path}; the same command goes on with them")
+            note(f"results: {out.path}")
         note(f"transitions log: {log}")
 
 
