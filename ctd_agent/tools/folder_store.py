@@ -16,9 +16,7 @@ GRAPH = ".graph"  # after that: a folder in which a copy is given a graph
 MANIFEST = "manifest.json"  # in a build's folder once it is finished
 AIM = "manifest.json.part"  # until then
 PAGE = 10_000  # points a read
-# Points the search of a graph keeps in view, and how many it compares in full (docs/index.md).
-EF = 256
-OVERSAMPLING = 2.0
+EF = 1024  # points that the search of a graph keeps in view (docs/index.md)
 
 
 class FolderStore:
@@ -72,9 +70,14 @@ class FolderStore:
     def open(cls, where: str) -> tuple["FolderStore", str]:
         """Return the newest finished build and its manifest."""
         build = newest_build(Path(where))
-        with one_line(f"{where}: Qdrant cannot open the index"):
-            manifest = (build / MANIFEST).read_text(encoding="utf-8")
-        return cls._load(build), manifest
+        try:
+            with one_line(f"{where}: the index cannot be read"):
+                manifest = (build / MANIFEST).read_text(encoding="utf-8")
+            return cls._load(build), manifest
+        except CtdError:
+            if newest_build(Path(where)) == build:
+                raise
+            return cls.open(where)  # a newer one took its place meanwhile
 
     @classmethod
     def _load(cls, build: Path, lock: FileLock | None = None) -> "FolderStore":
@@ -144,23 +147,24 @@ class FolderStore:
 
     def search(self, sides: Sequence[Side], limit: int, fused: bool) -> list[tuple[str, float]]:
         """Search in the engine; on a side with a graph, approximately."""
-        depth = max(limit, DEPTH) if fused else limit
+        depth = max(limit, DEPTH)
+        asked = depth if fused else limit
         # Where there is no graph these parameters mean nothing: every point is compared in full.
-        fine = edge.SearchParams(
+        params = edge.SearchParams(
             hnsw_ef=max(EF, depth),
-            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
+            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=depth / asked),
         )
         queries = [edge.Query.Nearest(side.vector, using=side.name) for side in sides]
         if fused:
             request = edge.QueryRequest(
                 limit=limit,
-                prefetches=[edge.Prefetch(limit=depth, query=query, params=fine) for query in queries],
+                prefetches=[edge.Prefetch(limit=asked, query=query, params=params) for query in queries],
                 # The stub does not say that Fusion.Rrf is a Fusion; it is.
                 query=edge.Fusion.Rrf(k=RRF_K, weights=[side.weight for side in sides]),  # type: ignore[arg-type]
                 with_payload=True,
             )
         else:
-            request = edge.QueryRequest(limit=limit, query=queries[0], params=fine, with_payload=True)
+            request = edge.QueryRequest(limit=limit, query=queries[0], params=params, with_payload=True)
         with one_line(f"{self.folder}: Qdrant cannot search"):
             return [((point.payload or {})["label"], point.score) for point in self._shard.query(request)]
 

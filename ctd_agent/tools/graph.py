@@ -28,10 +28,10 @@ from ctd_agent.tools.folder_store import (
 from ctd_agent.tools.label_index import Manifest
 from ctd_agent.tools.stores import one_line
 
-PAYS = 50_000  # labels without a graph from which on one pays (docs/index.md)
+PAYS = 100_000  # labels without a graph from which on one pays (docs/index.md)
 LABELS_A_SECOND = 3_000  # on two cores
-EDGES = 16  # of a label; twice as many on the lowest level
-EF_CONSTRUCT = 100
+EDGES = 20  # of a label; twice as many on the lowest level
+EF_CONSTRUCT = 128
 WHOLE = 1_000_000_000  # KB of a segment at most: there is to be one
 
 
@@ -40,7 +40,7 @@ def start_graph(where: str | Path, manifest: Manifest) -> subprocess.Popen[bytes
     if "://" in str(where) or manifest.outside < PAYS:
         return None
     command = [sys.executable, "-m", __name__, str(where)]
-    # A session of its own: it may outlive the run that starts it.
+    # In a session of its own it may outlive the run that starts it.
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 
 
