@@ -12,21 +12,23 @@ from qdrant_client import QdrantClient
 
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
-from ctd_agent.tools import folder_store, label_index
+from ctd_agent.tools import folder_store, label_index, label_points
 from ctd_agent.tools.embedding import StaticEmbedder
 from ctd_agent.tools.folder_store import copy_shard
 from ctd_agent.tools.graph import PAYS, add_graph, start_graph
 from ctd_agent.tools.index_cache import cached_index
 from ctd_agent.tools.label_index import Changes, LabelIndex
-from ctd_agent.tools.label_points import BATCH, SAMPLE, mean_tokens
+from ctd_agent.tools.label_points import SAMPLE, mean_tokens
 
 ROOT = Path(__file__).parents[1]
 URL = "http://qdrant.example:6333/labels"
+BATCH = 64
 MANY = [Label(id=f"n{n}", name=f"thing {n}") for n in range(BATCH * 4)]
 BUILD = """
 import sys
 from ctd_agent.schema import Label
-from ctd_agent.tools import folder_store, label_index
+from ctd_agent.tools import label_index, label_points
+label_points.BATCH = 64
 label_index.SAVE = 0  # seconds: after every batch
 labels = [Label(id=f"n{n}", name=f"thing {n}") for n in range(int(sys.argv[2]))]
 def wait(done):
@@ -34,6 +36,11 @@ def wait(done):
         print(done, flush=True)
         sys.stdin.read()
 """
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(label_points, "BATCH", BATCH)
 
 
 @pytest.fixture(params=["folder", "server"])

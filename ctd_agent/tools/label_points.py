@@ -13,7 +13,7 @@ from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import Embedder
 from ctd_agent.tools.stores import Point
 
-BATCH = 256  # labels a write
+BATCH = 512  # labels a write: fewer leave the embedder idle between them, more make progress jerky
 SAMPLE = 10_000  # labels whose mean length stands for all
 
 # With b=0 and a huge k, a token's BM25 weight is its count.
