@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from qdrant_client import QdrantClient
 
+from ctd_agent.cli import run
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
 from ctd_agent.tools import folder_store, label_index, label_points
@@ -270,6 +271,7 @@ def test_an_update_that_was_cut_leaves_the_old_index_in_a_folder_and_none_on_a_s
         LabelIndex.build(MANY, where, "static")  # what `ctd-agent index` does then
     else:
         old = LabelIndex.open(where)
+        assert names(index) == names(old)
         assert names(old) == {label.id: label.name for label in MANY[:9]}
         embedded.clear()
         assert old.update(MANY) == Changes(added=len(MANY) - 9 - BATCH * 3, changed=0, removed=0)
@@ -379,3 +381,34 @@ def test_a_child_process_makes_the_graph(tmp_path):
 
     assert process.wait() == 0
     assert LabelIndex.open(tmp_path).manifest.outside == 0
+
+
+# --- the command
+
+
+def test_the_same_command_builds_an_index_then_brings_it_up_to_date(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    labels = Path("labels.txt")
+    command = ["index", "labels.txt", "--out", "my-index"]
+
+    labels.write_text("Heron\nEgret\nStork\n")
+    assert run([*command, "--embedder", "static"]) == 0
+    assert capfd.readouterr().err.endswith("my-index: 3 labels, embedder static\n")
+
+    labels.write_text("Heron\nCrane\nEgret\nIbis\n")
+    assert run(command) == 0
+    assert capfd.readouterr().err.endswith("my-index: 4 labels, embedder static; 2 added, 0 changed, 1 removed\n")
+
+    assert run([*command, "--embedder", "minilm"]) == 0
+    assert capfd.readouterr().err.endswith("my-index: 4 labels, embedder minilm\n")
+
+
+def test_a_large_index_is_given_its_graph_by_the_command(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ctd_agent.tools.graph.PAYS", 10)
+    Path("labels.txt").write_text("\n".join(label.name for label in MANY))
+
+    assert run(["index", "labels.txt", "--out", "my-index", "--embedder", "static"]) == 0
+
+    assert "my-index: ready for use; a graph that makes its search faster takes" in capfd.readouterr().err
+    assert LabelIndex.open("my-index").manifest.outside == 0

@@ -113,9 +113,7 @@ class LabelIndex:
         else:
             store = _kind(str(where)).create(str(where), model.size)
             store.aim(manifest.model_dump_json())
-        index = cls(str(where), store, manifest, model)
-        index._write(labels, _difference(store, labels), progress)
-        return index
+        return cls(str(where), store, manifest, model)._write(labels, _difference(store, labels), progress)
 
     @classmethod
     def open(cls, where: str | Path, embedder: str | None = None) -> "LabelIndex":
@@ -152,25 +150,27 @@ class LabelIndex:
         mean, old = mean_tokens(labels), self.manifest.mean_tokens
         if max(mean / old, old / mean) > DRIFT:
             change = _difference(self._store, labels)
-            built = LabelIndex.build(labels, self._where, self.manifest.embedder, progress)
-            self._store, self.manifest = built._store, built.manifest
+            self._become(LabelIndex.build(labels, self._where, self.manifest.embedder, progress))
             return change.counts
         target = self.manifest.model_copy(update={"fingerprint": fingerprint(labels), "labels": len(labels)})
         if target == self.manifest:
             return Changes(0, 0, 0)
         if (cut := _resumed(self._where, target)) is not None:
-            self._store, self.manifest = cut
-            change = _difference(self._store, labels)
+            store, target = cut
+            change = _difference(store, labels)
         else:
-            self._store = _kind(self._where).revise(self._where)
-            change = _difference(self._store, labels)
-            self.manifest = target.model_copy(update={"outside": target.outside + len(change.write)})
-            self._store.aim(self.manifest.model_dump_json())
-        self._write(labels, change, progress)
+            store = _kind(self._where).revise(self._where)
+            change = _difference(store, labels)
+            target = target.model_copy(update={"outside": target.outside + len(change.write)})
+            store.aim(target.model_dump_json())
+        self._become(LabelIndex(self._where, store, target, self._embedder)._write(labels, change, progress))
         return change.counts
 
-    def _write(self, labels: Sequence[Label], change: "_Change", progress: Progress) -> None:
-        """Bring the store from what it holds to the labels, then finish it."""
+    def _become(self, new: "LabelIndex") -> None:
+        self._store, self.manifest = new._store, new.manifest
+
+    def _write(self, labels: Sequence[Label], change: "_Change", progress: Progress) -> "LabelIndex":
+        """Bring the store from what it holds to the labels, then finish it; return the index."""
         done, saved = len(labels) - len(change.write), monotonic()
         try:
             self._store.delete([point_id(label_id) for label_id in change.remove])
@@ -185,6 +185,7 @@ class LabelIndex:
             self._store.leave()
             raise
         self._store.finish()
+        return self
 
     def search(self, query: str, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the `limit` labels nearest to the query, best first; all of them where there are fewer.
