@@ -11,7 +11,7 @@ piece by piece. Every step runs in a process of its own. The table is printed as
 Labels are Debian's packages, then WordNet's synsets, both shuffled by the seed; beyond these 181,325,
 copies of random ones in which a random quarter of the words is replaced by words of random others.
 Queries are 200 documents, the first 100 of both Debian sets' *dev* split, as the labelling graph reads
-them. Embedder: static. A query's time is the best of three, or of fewer where these take more than
+them. A query's time is the best of three, or of fewer where these take more than
 a tenth of a second: other work on the machine makes searches slower, never faster. Recall@50 is the
 share of the exact search's first 50 that is found: for vectors numpy's float32 product, for BM25 and
 for hybrid search the same index before it has a graph. RAM is that of the whole process, mapped files
@@ -38,7 +38,6 @@ from ctd_agent.tools.graph import EDGES, EF_CONSTRUCT
 from ctd_agent.tools.label_index import LabelIndex
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
-EMBEDDER = "static"
 BEST = 3  # times a query is asked,
 ENOUGH = 0.1  # but not beyond these seconds
 BATCH = 1024
@@ -50,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--systems", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--embedder", default="static")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--debian", type=Path, default=DATA, help="what examples/debian/make.py has made")
     parser.add_argument("--seed", type=int, default=0)
@@ -87,7 +87,7 @@ def step(size: int, system: str) -> Row:
 def build(size: int, options: argparse.Namespace) -> Row:
     """Embed the labels alone, then build the index of them."""
     labels = catalogue(size, options.seed, options.debian, options.wordnet)
-    embedder = load_embedder(EMBEDDER)
+    embedder = load_embedder(options.embedder)
     vectors = np.zeros((size, embedder.size), dtype=np.float32)
     embedder.embed([label.text for label in labels[:BATCH]])  # warm
     started = perf_counter()
@@ -98,7 +98,7 @@ def build(size: int, options: argparse.Namespace) -> Row:
     (options.out / f"ids-{size}.json").write_text(json.dumps([label.id for label in labels]))
     del vectors
     started = perf_counter()
-    LabelIndex.build(labels, options.out / f"exact-{size}", EMBEDDER)
+    LabelIndex.build(labels, options.out / f"exact-{size}", options.embedder)
     seconds = perf_counter() - started
     return {"rate": size / seconds, "raw": raw, "ram_mb": memory("VmHWM")}
 
@@ -120,7 +120,7 @@ def graph(size: int, options: argparse.Namespace) -> Row:
 
 def searched(name: str, size: int, options: argparse.Namespace) -> Row:
     """Search an index from all sides by the queries' texts."""
-    load_embedder(EMBEDDER)
+    load_embedder(options.embedder)
     texts, where = queries(options.debian), options.out / f"{name}-{size}"
     index, opened = opening(lambda: LabelIndex.open(where))
     row: Row = {"open_s": opened, "disk_mb": disk(where)}
@@ -173,8 +173,8 @@ def qdrant_local(size: int, options: argparse.Namespace) -> Row:
     path = str(options.out / f"local-{size}")
     shutil.rmtree(path, ignore_errors=True)
     client = QdrantClient(path=path)
-    client.create_collection("labels", models.VectorParams(size=256, distance=models.Distance.COSINE))
     vectors = np.load(options.out / f"vectors-{size}.npy")
+    client.create_collection("labels", models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE))
     started = perf_counter()
     for start in range(0, size, BATCH):
         rows = vectors[start : start + BATCH]
@@ -209,7 +209,7 @@ STEPS: dict[str, Callable[[int, argparse.Namespace], Row]] = {
 
 def by_vector(name: str, size: int, options: argparse.Namespace, search: Callable[[Vectors], list[int]]) -> Row:
     """Search by the queries' vectors, embedded beforehand."""
-    vectors = load_embedder(EMBEDDER).embed(queries(options.debian))
+    vectors = load_embedder(options.embedder).embed(queries(options.debian))
     found, dense = timed(vectors, search)
     (options.out / f"{name}-dense-{size}.json").write_text(json.dumps(found))
     return {"dense": dense, "ram_mb": memory("VmRSS"), "dense_recall": recall(options.out, size, f"{name}-dense")}

@@ -27,7 +27,7 @@ Mode = Literal["hybrid", "bm25", "dense"]
 Progress = Callable[[int], None]
 
 FORMAT = 2  # of an index; one of another format is rebuilt, never guessed at
-SAVE = 10.0  # seconds between saves: what a killed build loses
+SAVE = 30.0  # seconds between saves: what a killed build loses
 DRIFT = 1.25  # a mean length that changes by more makes BM25's old weights wrong: see `update`
 
 
