@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from time import monotonic
 from typing import Literal, NamedTuple
@@ -205,7 +206,12 @@ class LabelIndex:
         if not sides:
             return []
         found = self._store.search(sides, limit, fused=mode == "hybrid")
-        return [Hit(Label.model_validate_json(label), score) for label, score in found]
+        return [Hit(_label(label), score) for label, score in found]
+
+
+@lru_cache(maxsize=2**14)  # documents find the same labels over and over
+def _label(text: str) -> Label:
+    return Label.model_validate_json(text)
 
 
 class _Change(NamedTuple):
