@@ -73,8 +73,8 @@ def main() -> None:
     if row := parser.parse_args().row:
         print(json.dumps(measure(*map(int, row.split(",")))))
         return
-    print("| documents | at once | ms of CPU a document | bare calls | empty graph | one search | all else | documents/s "
-          "| memory, MB | bare calls, MB |")  # fmt: skip
+    print("| documents | at once | ms of CPU a document | bare calls | empty graph | one search | all else "
+          "| documents/s | memory, MB | bare calls, MB |")  # fmt: skip
     print("|" + " --: |" * 10)
     for documents, concurrency in ROWS:
         command = [sys.executable, __file__, "--row", f"{documents},{concurrency}"]
@@ -118,10 +118,8 @@ def cost(work: Callable[[], Any]) -> float:
 def empty_graph() -> Any:
     """Return a graph of four steps that do nothing."""
     graph = StateGraph(Steps)
-    for step in range(4):
-        graph.add_node(
-            str(step), partial(advance, str(step + 1) if step < 3 else END), destinations=(str(step + 1), END)
-        )
+    for step, goto in zip("0123", ("1", "2", "3", END), strict=True):
+        graph.add_node(step, partial(advance, goto), destinations=(goto,))
     graph.add_edge(START, "0")
     return graph.compile()
 
