@@ -15,17 +15,20 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, TypedDict
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command
 
 from ctd_agent.agents.models import ChatModel
 from ctd_agent.files import read_documents, read_labels
@@ -38,6 +41,12 @@ from ctd_agent.tools.index_cache import cached_index
 DATA = Path(__file__).parent.parent / "examples/debian"
 ROWS = [(2_000, 1), (2_000, 16), (2_000, 64), (2_000, 256), (100, 16), (10_000, 16)]  # documents, concurrency
 CHOICE = json.dumps({"reasoning": "It fits.", "labels": [{"number": 1, "score": 0.9, "reason": "It fits."}]})
+
+
+class Steps(TypedDict):
+    """What an empty graph has of a state."""
+
+    step: int
 
 
 class Instant(BaseChatModel):
@@ -64,21 +73,20 @@ def main() -> None:
     if row := parser.parse_args().row:
         print(json.dumps(measure(*map(int, row.split(",")))))
         return
-    print("| documents | at once | graph, ms CPU/document | bare calls | own | documents/s | memory MB | bare calls |")
-    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    print("| documents | at once | ms of CPU a document | bare calls | empty graph | one search | all else "
+          "| documents/s | memory, MB | bare calls, MB |")  # fmt: skip
+    print("|" + " --: |" * 10)
     for documents, concurrency in ROWS:
         command = [sys.executable, __file__, "--row", f"{documents},{concurrency}"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this file
-        graph, bare, rate, memory, bare_memory = json.loads(done.stdout.splitlines()[-1])
-        print(
-            f"| {documents:,} | {concurrency} | {graph:.2f} | {bare:.2f} | {graph - bare:.2f} | {rate:.0f} "
-            f"| {memory:.0f} | {bare_memory:.0f} |",
-            flush=True,
-        )
+        graph, *parts, rate, memory, bare_memory = json.loads(done.stdout.splitlines()[-1])
+        cells = [graph, *parts, graph - sum(parts)]
+        print(f"| {documents:,} | {concurrency} | " + " | ".join(f"{cell:.2f}" for cell in cells)
+              + f" | {rate:.0f} | {memory:.0f} | {bare_memory:.0f} |", flush=True)  # fmt: skip
 
 
-def measure(count: int, concurrency: int) -> tuple[float, float, float, float, float]:
-    """Return ms of processor time a document with the graph and without, documents a second, and both peaks in MB."""
+def measure(count: int, concurrency: int) -> list[float]:
+    """Return ms of processor time a document: ours, bare calls, an empty graph, a search; documents/s; peaks in MB."""
     model = ChatModel("instant", Instant())
     index = cached_index(read_labels(str(DATA / "catalogue.jsonl")), "static")
     texts = [document.text for document in read_documents(str(DATA / "documents.jsonl"))]
@@ -86,16 +94,39 @@ def measure(count: int, concurrency: int) -> tuple[float, float, float, float, f
     with TemporaryDirectory() as folder:
         prompts = logged(model, index, documents[: len(texts)], Path(folder) / "prompts")
         bare(model, prompts, len(texts), concurrency)  # first calls import and compile
-        started = process_time()
-        bare(model, prompts, count, concurrency)
-        alone, alone_memory = (process_time() - started) / count, peak()
+        alone = cost(partial(bare, model, prompts, count, concurrency)) / count
+        alone_memory = peak()
+        empty, some = empty_graph(), documents[:100]
+        empty_cost = cost(lambda: [empty.invoke({"step": 0}) for _ in some]) / len(some)
+        search = cost(lambda: [index.search(document.text, 100) for document in some]) / len(some)
         graph = build_graph(model, model, index, log=Path(folder) / "log")
         started, clock = process_time(), perf_counter()
         with Output(Path(folder) / "results") as output:
             for result in label_documents(graph, documents, concurrency=concurrency):
                 output.write(result)
         ours, seconds = (process_time() - started) / count, perf_counter() - clock
-    return 1000 * ours, 1000 * alone, count / seconds, peak(), alone_memory
+    return [*(1000 * part for part in (ours, alone, empty_cost, search)), count / seconds, peak(), alone_memory]
+
+
+def cost(work: Callable[[], Any]) -> float:
+    """Return the seconds of processor time that some work takes."""
+    started = process_time()
+    work()
+    return process_time() - started
+
+
+def empty_graph() -> Any:
+    """Return a graph of four steps that do nothing."""
+    graph = StateGraph(Steps)
+    for step, goto in zip("0123", ("1", "2", "3", END), strict=True):
+        graph.add_node(step, partial(advance, goto), destinations=(goto,))
+    graph.add_edge(START, "0")
+    return graph.compile()
+
+
+def advance(goto: str, state: Steps) -> Command[Any]:
+    """Do nothing, and go on."""
+    return Command(update={"step": state["step"] + 1}, goto=goto)
 
 
 def logged(model: ChatModel, index: Any, documents: list[Document], log: Path) -> list[list[Any]]:

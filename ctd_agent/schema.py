@@ -1,5 +1,6 @@
 """The records that cross ctd-agent's edges: labels and documents in, labelled documents out."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
@@ -45,7 +46,11 @@ class Document(Record):
     text: str
 
 
-class Finding(Record):
+# There are hundreds of these a document: they are checked where a file is read, not where they are made.
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One search hit of one candidate: which turn and query found it, at what rank and score.
 
     Turn 0 is the search for the document itself; ranks start at 1.
@@ -80,7 +85,8 @@ class SearchResult(Record):
         return " ".join(self.query.casefold().split())
 
 
-class Candidate(Record):
+@dataclass(frozen=True, slots=True)
+class Candidate:
     """A label that at least one search found, with every finding; `score` is the fused one."""
 
     label: Label
@@ -105,7 +111,8 @@ class Selection(Record):
     scores: dict[str, float]
 
 
-class ShortlistEntry(Record):
+@dataclass(frozen=True, slots=True)
+class ShortlistEntry:
     """A candidate as the result reports it: without the label's texts."""
 
     id: str

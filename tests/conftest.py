@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
+from smollm2 import make
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.models import ChatModel, load_model
 from ctd_agent.schema import Label
 from ctd_agent.tools.label_index import LabelIndex
 
@@ -149,3 +151,22 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> LabelIndex:
 def build_index(labels: Sequence[Label], folder: Path) -> LabelIndex:
     """Index labels with the shipped static encoder: no other takes milliseconds."""
     return LabelIndex.build(labels, folder, "static")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a small real model, and what vLLM needs to run it on a small machine without a GPU."""
+    folder = Path(os.environ.get("CTD_AGENT_SMOLLM2") or tmp_path_factory.mktemp("smollm2"))
+    make(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTD_AGENT_VLLM_ARGS", "--dtype bfloat16 --enforce-eager --max-model-len 4096")
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def vllm(smollm2: Path) -> ChatModel:
+    """That model on a vLLM server of our own."""
+    return load_model(f"vllm:{smollm2}")

@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def agreeable(request: Body) -> Body:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers from `script`, then agreeably, each after `delay` seconds; `requests` are all it got.
+    """Answers from `script`, then by `otherwise`, each after `delay` seconds; `requests` are all it got.
 
     It does not answer after `stalls_after` requests, nor one that has `stalls_on` in it. Of all calls
     it fails the share `fails`, in turn by 500, by 429 and by hanging up; which, follows from the
@@ -68,6 +69,7 @@ class Server(ThreadingHTTPServer):
     def reset(self) -> None:
         """Forget what was, and begin anew."""
         self.script: list[Body | Raw] = []
+        self.otherwise: Callable[[Body], Body] = agreeable
         self.stalls_after: int | None = None
         self.stalls_on: str | None = None
         self.delay = 0.0
@@ -103,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         failure = self._misfortune(request) if server.fails else None
         server.requests.append({"path": self.path, **request})
-        answer: Body | Raw = server.script.pop(0) if server.script else agreeable(request)
+        answer: Body | Raw = server.script.pop(0) if server.script else server.otherwise(request)
         late = server.stalls_after is not None and len(server.requests) > server.stalls_after
         if late or (server.stalls_on is not None and server.stalls_on in json.dumps(request)):
             time.sleep(60)  # longer than any test waits; the thread dies with the tests

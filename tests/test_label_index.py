@@ -19,7 +19,8 @@ from qdrant_client import QdrantClient, models
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
-from ctd_agent.tools.label_index import BATCH, LabelIndex, fingerprint
+from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
+from ctd_agent.tools.label_points import BATCH
 from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
 
 ROOT = Path(__file__).parents[1]
@@ -265,7 +266,8 @@ def test_a_killed_build_leaves_the_old_index_as_it_was_and_no_new_one(tmp_path):
     LabelIndex.build([DOGS], old, "static")
     code = """
 import sys
-from ctd_agent.tools.label_index import BATCH, Label, LabelIndex
+from ctd_agent.tools.label_index import Label, LabelIndex
+from ctd_agent.tools.label_points import BATCH
 labels = [Label(id=f"n{n}", name=f"thing {n}") for n in range(BATCH * 2)]
 def build(folder, then):
     LabelIndex.build(labels, folder, "static", lambda done: then(f"{done} of {len(labels)}"))
@@ -368,8 +370,8 @@ def test_an_index_of_another_version_is_an_error_that_says_what_to_do(tmp_path):
     (manifest,) = tmp_path.glob("*/manifest.json")
     fields = json.loads(manifest.read_text())
 
-    manifest.write_text(json.dumps({**fields, "format": 2}))
-    with pytest.raises(UserError, match="index format 2, this version reads 1; build it again"):
+    manifest.write_text(json.dumps({**fields, "format": 1}))
+    with pytest.raises(UserError, match=f"index format 1, this version reads {FORMAT}; build it again"):
         LabelIndex.open(tmp_path)
 
     manifest.write_text("{}")
@@ -390,7 +392,7 @@ def test_an_embedder_that_changed_its_size_is_an_error_that_says_what_to_do(tmp_
     ("damaged", "message"),
     [
         ("segment.json", "Qdrant cannot open the index; make its folder writable, or build it again"),
-        ("mutable_id_tracker.mappings", f"holds 150 labels of {len(MANY)}; build the index again"),
+        ("mutable_id_tracker.mappings", f"holds {len(MANY) // 2} labels of {len(MANY)}; build the index again"),
     ],
 )
 def test_a_damaged_index_is_an_error_of_one_line(tmp_path, damaged, message):

@@ -216,7 +216,6 @@ def test_an_endpoints_own_path_is_left_alone(server: Server):
     [
         ("vllm:foo", "pip install 'ctd-agent[vllm]' first, or name a server: vllm:foo@URL"),
         ("vllm:foo@gpu1:8000", "no http:// or https:// URL"),
-        ("vllm:foo@http://me:secret@gpu1", "no user or password in a URL"),
         ("openai:gpt-5", "set OPENAI_API_KEY"),
         ("openai:", "name a model behind it"),
         ("openai", "name a model behind it"),
@@ -235,7 +234,7 @@ def test_a_spec_that_names_nothing_is_the_users_fault_and_says_what_to_do(
     monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
     with pytest.raises(UserError) as fault:
         load_model(spec)
-    assert str(fault.value).startswith(f"{spec.replace('me:secret', '***')}: ")
+    assert str(fault.value).startswith(f"{spec}: ")
     assert told in str(fault.value)
 
 

@@ -133,8 +133,6 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
     found = re.fullmatch(r"(.+?)@(https?://.+)", name)
     if found and urlsplit(found[2]).hostname:
         model, url = found[1], found[2].rstrip("/")
-        if "@" in urlsplit(url).netloc:
-            raise UserError(f"{spec}: no user or password in a URL, it would be logged; a key goes into OPENAI_API_KEY")
         return model, url if urlsplit(url).path else f"{url}/v1"
     if "@" in name:  # were it taken for a model's name, the documents would go to OpenAI
         raise UserError(f"{spec}: what follows the @ is no http:// or https:// URL")

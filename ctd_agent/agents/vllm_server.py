@@ -28,10 +28,10 @@ _TOOL_PARSERS = {
     "<|channel|>": "openai",
     "<seed:tool_call>": "seed_oss",
     "<minimax:tool_call>": "minimax_m2",
-    "<|tool_calls_section_begin|>": "kimi_k2",
+    "tool_declare<|im_middle|>": "kimi_k2",
     "<|tool_call_start|>": "lfm2",
     "<|tool_call>": "gemma4",
-    "thinking is defined": "deepseek_v31",
+    "not thinking is defined": "deepseek_v31",
     "<arg_key>": "glm45",
     "<function=": "qwen3_coder",
     "<tool_call>": "hermes",
@@ -42,7 +42,7 @@ _REASONING_PARSERS = {
     "<|channel|>": "openai_gptoss",
     "<seed:think>": "seed_oss",
     "<minimax:tool_call>": "minimax_m2",
-    "thinking is defined": "deepseek_v3",  # from V3.1 on they think when told to
+    "not thinking is defined": "deepseek_v3",  # from V3.1 on they think when told to
     "<｜Assistant｜>": "deepseek_r1",
     "<arg_key>": "glm45",
     "[THINK]": "mistral",
@@ -83,6 +83,7 @@ class VllmServer:
             if not self._left:
                 raise self._dead()
             self._left -= 1
+            self._process.communicate()  # closes what it held open
             note(f"vllm:{self._model} has died ({self._last_words()}), starting it again")
             self._start()
 

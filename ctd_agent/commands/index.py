@@ -1,7 +1,7 @@
 """`ctd-agent index` and `search`: build an index, and search it as the model does."""
 
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,14 @@ from ctd_agent.commands.options import (
     NameColumn,
     read_catalogue,
 )
+from ctd_agent.errors import CtdError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctd_agent.console import Show
+    from ctd_agent.schema import Label
+    from ctd_agent.tools.label_index import Changes, LabelIndex, Manifest
 
 
 def index(
@@ -26,15 +34,44 @@ def index(
     description_column: DescriptionColumn = None,
     aliases_column: AliasesColumn = None,
 ) -> None:
-    """Build the index of a catalogue, for `label --index` and `search`."""
+    """Build the index of a catalogue, for `label --index` and `search`, or bring it up to date."""
     from ctd_agent.console import note, progress
-    from ctd_agent.tools.label_index import LabelIndex
 
     columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
     labels = read_catalogue(catalogue, columns)
     with progress("indexing", len(labels)) as show:
-        built = LabelIndex.build(labels, out, embedder, show)
-    note(f"{out}: {len(labels):,} labels, embedder {built.manifest.embedder}")
+        built, changes = _built_or_updated(labels, out, embedder, show)
+    news = f"; {changes.added:,} added, {changes.changed:,} changed, {changes.removed:,} removed" if changes else ""
+    note(f"{out}: {len(labels):,} labels, embedder {built.manifest.embedder}{news}")
+    _wait_for_graph(out, built.manifest)
+
+
+def _built_or_updated(
+    labels: "Sequence[Label]", out: str, embedder: str | None, show: "Show"
+) -> "tuple[LabelIndex, Changes | None]":
+    """Update the index that is there, where it is whole and of the embedder asked for; else build one."""
+    from ctd_agent.tools.label_index import LabelIndex
+
+    try:
+        there = LabelIndex.open(out, embedder)
+    except (UserError, CtdError):
+        return LabelIndex.build(labels, out, embedder, show), None
+    return there, there.update(labels, show)
+
+
+def _wait_for_graph(out: str, manifest: "Manifest") -> None:
+    from ctd_agent.console import note
+    from ctd_agent.tools.graph import LABELS_A_SECOND, start_graph
+
+    if (process := start_graph(out, manifest)) is None:
+        return
+    minutes = manifest.labels / LABELS_A_SECOND / 60
+    note(f"{out}: ready for use; a graph that makes its search faster takes {minutes:.0f} more minutes or so")
+    try:
+        if process.wait():
+            raise CtdError(f"{out}: no graph could be made; search goes on without")
+    finally:
+        process.kill()  # where Ctrl-C has ended the wait: the index serves as it is
 
 
 def search(

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -94,6 +94,10 @@ def label(
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Who labels: this process; or a Ray cluster's actors, files of documents into a folder."),
+    ] = "local",
     unordered: Annotated[bool, typer.Option("--unordered", help="Write each result when it is done.")] = False,
     as_json: Json = False,
     id_column: Annotated[str | None, typer.Option(help="The documents' column of ids, where not `id`.")] = None,
@@ -125,7 +129,28 @@ def label(
         "tokens": max_tokens,
         "seconds": max_seconds,
     }
-    texts = _documents(documents, text, {"id": id_column, "text": text_column})
+    text_columns = {"id": id_column, "text": text_column}
+    if engine == "ray":
+        from ctd_agent.commands.cluster import label_on_ray
+
+        return label_on_ray(
+            documents,
+            output,
+            index=index,
+            models=(shortlister or model, selector or model),
+            columns=text_columns,
+            unfit={"--text": text, "--labels": labels, "--log": log},
+            embedder=embedder,
+            listwise=listwise,
+            shortlist_sampling=Sampling.parse(shortlist_sampling or ""),
+            select_sampling=Sampling.parse(select_sampling or ""),
+            task=task or DEFAULT_TASK,
+            budget=asked,
+            concurrency=concurrency,
+            ordered=not unordered,
+            retry_failed=retry_failed,
+        )
+    texts = _documents(documents, text, text_columns)
     with _open(output, retry_failed) as out:
         todo = _left(texts, out, where)
         if out and not todo:
@@ -181,17 +206,22 @@ def _places(out: "Output | None", log: Path) -> Iterator[None]:
 
 
 def _end(failed: "Counter[str]", out: "Output | None", order: "list[Document]") -> None:
-    """Bring the results into order; say what can be done about failures, and exit with 1 where there are any."""
+    """Bring the results into order, and end by what has failed."""
+    if out and order:
+        out.sort(order)
+    end(failed, resumable=out is not None)
+
+
+def end(failed: "Counter[str]", resumable: bool) -> None:
+    """Say what can be done about failures, and exit with 1 where there are any."""
     from ctd_agent.console import note
     from ctd_agent.graphs.batch import RETRIED
 
-    if out and order:
-        out.sort(order)
     if not failed:
         return
-    if out and any(failed[kind] for kind in RETRIED):
+    if resumable and any(failed[kind] for kind in RETRIED):
         note("the same command tries again those that failed by no fault of their own")
-    if out and failed.keys() - {*RETRIED}:
+    if resumable and failed.keys() - {*RETRIED}:
         note("the same command with --retry-failed tries all again that failed")
     raise typer.Exit(1)
 

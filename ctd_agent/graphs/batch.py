@@ -75,10 +75,11 @@ class Output:
     that stay, by kind.
     """
 
-    def __init__(self, path: Path, retry_failed: bool = False) -> None:
+    def __init__(self, path: Path, retry_failed: bool = False, wait: float = 0.0) -> None:
         """Take the file, and note what is done; one process may have it at a time.
 
-        With `retry_failed` no document that has failed counts as done, whatever it failed by.
+        With `retry_failed` no document that has failed counts as done, whatever it failed by. For
+        another process to let the file go it waits `wait` seconds.
         Raises UserError where the file cannot be written, holds anything but results, or is taken.
         """
         self.path = path
@@ -87,7 +88,7 @@ class Output:
         self._file: IO[bytes] | None = None
         self._done: dict[str, None] = {}  # ids, in the file's order
         self._to_drop = False  # whether the file holds a failure that will be tried again
-        self._lock = FileLock(f"{path}.lock", timeout=0)
+        self._lock = FileLock(f"{path}.lock", timeout=wait)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()

@@ -9,6 +9,7 @@ from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import default_embedder
+from ctd_agent.tools.graph import start_graph
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
 
 
@@ -17,6 +18,7 @@ def cached_index(
 ) -> LabelIndex:
     """Return the index of a catalogue, building it where the cache has none.
 
+    A large one is then given a graph in the background, for later runs: this one goes on without.
     Raises UserError where the cache cannot be written.
     """
     spec = embedder or default_embedder(len(labels))
@@ -28,7 +30,9 @@ def cached_index(
             try:
                 return LabelIndex.open(folder)
             except (UserError, CtdError):  # not built yet, damaged, or of another version of the engine
-                return LabelIndex.build(labels, folder, spec, progress)
+                index = LabelIndex.build(labels, folder, spec, progress)
+                start_graph(folder, index.manifest)
+                return index
     except OSError as error:
         raise UserError(
             f"{folder.parent}: {error}; make room there, or set CTD_AGENT_CACHE to another folder"

@@ -1,30 +1,35 @@
 """LabelIndex: the catalogue in a Qdrant engine, embedded in this process or on a server.
 
 Every label is one point: a dense vector, a BM25 sparse vector, and the label itself. Nothing in
-ctd-agent but this module and `stores` knows Qdrant.
+ctd-agent but this module, the two stores and `graph` knows Qdrant.
 """
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import Literal, NamedTuple
-from uuid import NAMESPACE_URL, uuid5
 
-import qdrant_edge as edge
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label, Record
-from ctd_agent.tools.embedding import Embedder, Vectors, default_embedder, load_embedder
-from ctd_agent.tools.stores import Point, Side, Sparse, Store, create_store, open_store
+from ctd_agent.tools.embedding import Embedder, default_embedder, load_embedder
+from ctd_agent.tools.folder_store import FolderStore
+from ctd_agent.tools.label_points import mean_tokens, point_id, points, query_words
+from ctd_agent.tools.server_store import ServerStore
+from ctd_agent.tools.stores import Side, Store
 
 Mode = Literal["hybrid", "bm25", "dense"]
+Progress = Callable[[int], None]
 
-FORMAT = 1  # of an index; one of another format is rebuilt, never guessed at
-BATCH = 256  # labels a write: a server takes 32 MB at once, and wide vectors are long in JSON
+FORMAT = 2  # of an index; one of another format is rebuilt, never guessed at
+SAVE = 30.0  # seconds between saves: what a killed build loses
+DRIFT = 1.25  # a mean length that changes by more makes BM25's old weights wrong: see `update`
 
 
 class Hit(NamedTuple):
@@ -34,8 +39,19 @@ class Hit(NamedTuple):
     score: float
 
 
+class Changes(NamedTuple):
+    """How many labels an update wrote and removed."""
+
+    added: int
+    changed: int
+    removed: int
+
+
 class Manifest(Record):
-    """What an index was built from. Written last: an index without it is unfinished."""
+    """What an index was built from. Valid last: an index without it is unfinished.
+
+    `outside` is how many labels no graph covers: search compares them all.
+    """
 
     format: int
     fingerprint: str
@@ -43,6 +59,7 @@ class Manifest(Record):
     embedder: str
     size: int
     mean_tokens: float
+    outside: int
 
 
 def fingerprint(labels: Iterable[Label]) -> str:
@@ -59,8 +76,9 @@ def fingerprint(labels: Iterable[Label]) -> str:
 class LabelIndex:
     """Hybrid search over a catalogue: BM25 and dense vectors, fused by reciprocal rank."""
 
-    def __init__(self, store: Store, manifest: Manifest, embedder: Embedder) -> None:
+    def __init__(self, where: str, store: Store, manifest: Manifest, embedder: Embedder) -> None:
         self.manifest = manifest
+        self._where = where
         self._store = store
         self._embedder = embedder
 
@@ -70,12 +88,13 @@ class LabelIndex:
         labels: Sequence[Label],
         where: str | Path,
         embedder: str | None = None,
-        progress: Callable[[int], None] = lambda _: None,
+        progress: Progress = lambda _: None,
     ) -> "LabelIndex":
         """Index the labels at `where` (a folder or a server's collection URL), replacing what is there.
 
-        A folder's old index answers until the new one is done. `progress` is called with the number
-        of labels done after every batch.
+        A build or an update of the same labels with the same embedder that was cut goes on where it was.
+        A folder's old index answers until the new one is done. `progress` is called with the number of
+        labels done after every batch.
         Raises UserError for an empty catalogue, an id that is there twice, or a place that is not ours
         or cannot be written.
         """
@@ -87,15 +106,15 @@ class LabelIndex:
             labels=len(labels),
             embedder=model.spec,
             size=model.size,
-            mean_tokens=_mean_tokens(labels),
+            mean_tokens=mean_tokens(labels),
+            outside=len(labels),
         )
-        store = create_store(str(where), model.size)
-        for start in range(0, len(labels), BATCH):
-            batch = labels[start : start + BATCH]
-            store.upsert(_points(batch, model.embed([label.text for label in batch]), manifest.mean_tokens))
-            progress(start + len(batch))
-        store.finish(manifest.model_dump_json())
-        return cls(store, manifest, model)
+        if (cut := _resumed(str(where), manifest)) is not None:
+            store, manifest = cut
+        else:
+            store = _kind(str(where)).create(str(where), model.size)
+            store.aim(manifest.model_dump_json())
+        return cls(str(where), store, manifest, model)._write(labels, _difference(store, labels), progress)
 
     @classmethod
     def open(cls, where: str | Path, embedder: str | None = None) -> "LabelIndex":
@@ -103,7 +122,7 @@ class LabelIndex:
 
         Raises UserError where there is none, or it was built with another embedder than the one asked for.
         """
-        store, text = open_store(str(where))
+        store, text = _kind(str(where)).open(str(where))
         manifest = _manifest(text, where)
         if embedder is not None and embedder != manifest.embedder:
             raise UserError(
@@ -118,7 +137,56 @@ class LabelIndex:
                 f"{where}: vectors of {manifest.size} dimensions, but {model.spec!r} makes {model.size}; "
                 f"build the index again"
             )
-        return cls(store, manifest, model)
+        return cls(str(where), store, manifest, model)
+
+    def update(self, labels: Sequence[Label], progress: Progress = lambda _: None) -> Changes:
+        """Make this the index of these labels: write those that are new or changed, remove those not among them.
+
+        The others keep their vectors, whose BM25 weights know the labels' mean length as it was; where
+        that has changed by more than a quarter, all are written again. Cut, a folder still holds the
+        old index, a server's collection does not open; the same update or build then goes on.
+        Raises UserError as `build` does.
+        """
+        _check(labels)
+        mean, old = mean_tokens(labels), self.manifest.mean_tokens
+        if max(mean / old, old / mean) > DRIFT:
+            change = _difference(self._store, labels)
+            self._become(LabelIndex.build(labels, self._where, self.manifest.embedder, progress))
+            return change.counts
+        target = self.manifest.model_copy(update={"fingerprint": fingerprint(labels), "labels": len(labels)})
+        if target == self.manifest:
+            return Changes(0, 0, 0)
+        if (cut := _resumed(self._where, target)) is not None:
+            store, target = cut
+            change = _difference(store, labels)
+        else:
+            store = _kind(self._where).revise(self._where)
+            change = _difference(store, labels)
+            target = target.model_copy(update={"outside": target.outside + len(change.write)})
+            store.aim(target.model_dump_json())
+        self._become(LabelIndex(self._where, store, target, self._embedder)._write(labels, change, progress))
+        return change.counts
+
+    def _become(self, new: "LabelIndex") -> None:
+        self._store, self.manifest = new._store, new.manifest
+
+    def _write(self, labels: Sequence[Label], change: "_Change", progress: Progress) -> "LabelIndex":
+        """Bring the store from what it holds to the labels, then finish it; return the index."""
+        done, saved = len(labels) - len(change.write), monotonic()
+        try:
+            self._store.delete([point_id(label_id) for label_id in change.remove])
+            for batch in points(change.write, self._embedder, self.manifest.mean_tokens):
+                self._store.upsert(batch)
+                done += len(batch)
+                progress(done)
+                if monotonic() - saved > SAVE:
+                    self._store.save()
+                    saved = monotonic()
+        except BaseException:
+            self._store.leave()
+            raise
+        self._store.finish()
+        return self
 
     def search(self, query: str, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the `limit` labels nearest to the query, best first; all of them where there are fewer.
@@ -130,16 +198,62 @@ class LabelIndex:
         if limit < 1 or not query.strip():
             return []
         sides: list[Side] = []
-        if mode != "dense" and (counts := _COUNT.embed_document(query)).indices:
-            # A document is a long query: what it repeats is what it is about.
-            sides.append(Side("bm25", Sparse(counts.indices, [1 + math.log(count) for count in counts.values]), 1.0))
+        if mode != "dense" and (words := query_words(query)).indices:
+            sides.append(Side("bm25", words, 1.0))
         if mode != "bm25" and (vector := self._embedder.embed([query])[0]).any():
             # Its weight is what the embedder earned on training data (docs/results.md).
             sides.append(Side("dense", vector.tolist(), self._embedder.weight))
         if not sides:
             return []
         found = self._store.search(sides, limit, fused=mode == "hybrid")
-        return [Hit(Label.model_validate_json(label), score) for label, score in found]
+        return [Hit(_label(label), score) for label, score in found]
+
+
+@lru_cache(maxsize=2**14)  # documents find the same labels over and over
+def _label(text: str) -> Label:
+    return Label.model_validate_json(text)
+
+
+class _Change(NamedTuple):
+    """What makes a store's labels those of a catalogue."""
+
+    write: list[Label]
+    remove: list[str]
+    counts: Changes
+
+
+def _difference(store: Store, labels: Sequence[Label]) -> _Change:
+    wanted = {label.id: label for label in labels}
+    same: set[str] = set()
+    remove: list[str] = []
+    changed = 0
+    for text in store.stored():
+        label = wanted.get(label_id := from_json(text)["id"])
+        if label is None:
+            remove.append(label_id)
+        elif label.model_dump_json() == text:
+            same.add(label.id)
+        else:
+            changed += 1
+    write = [label for label in labels if label.id not in same]
+    return _Change(write, remove, Changes(len(write) - changed, changed, len(remove)))
+
+
+def _kind(where: str) -> type[FolderStore] | type[ServerStore]:
+    return ServerStore if "://" in where else FolderStore
+
+
+def _resumed(where: str, wanted: Manifest) -> tuple[Store, Manifest] | None:
+    """Return a store that was cut on its way to the same labels by the same embedder, and its manifest."""
+    if (cut := _kind(where).resume(where)) is None:
+        return None
+    store, text = cut
+    with suppress(UserError):  # of another version
+        manifest = _manifest(text, where)
+        if wanted == manifest.model_copy(update={"mean_tokens": wanted.mean_tokens, "outside": wanted.outside}):
+            return store, manifest
+    store.leave()
+    return None
 
 
 def _manifest(text: str, where: str | Path) -> Manifest:
@@ -158,22 +272,3 @@ def _check(labels: Sequence[Label]) -> None:
     ((label_id, times),) = Counter(label.id for label in labels).most_common(1)
     if times > 1:
         raise UserError(f"label id {label_id!r} is there {times} times; ids must be unique")
-
-
-# With b=0 and a huge k, a token's BM25 weight is its count.
-_COUNT = edge.Bm25(edge.Bm25Config(k=1e6, b=0.0, language="english", ascii_folding=True))
-
-
-def _mean_tokens(labels: Sequence[Label]) -> float:
-    return max(1.0, sum(sum(_COUNT.embed_document(label.text).values) for label in labels) / len(labels))
-
-
-def _points(labels: Sequence[Label], vectors: Vectors, mean_tokens: float) -> list[Point]:
-    # Qdrant's own BM25 assumes documents of 256 words; labels are short, so their mean is measured.
-    bm25 = edge.Bm25(edge.Bm25Config(avg_len=mean_tokens, language="english", ascii_folding=True))
-    points = []
-    for label, vector in zip(labels, vectors, strict=True):
-        words = bm25.embed_document(label.text)
-        point_id = str(uuid5(NAMESPACE_URL, label.id))
-        points.append(Point(point_id, vector.tolist(), Sparse(words.indices, words.values), label.model_dump_json()))
-    return points

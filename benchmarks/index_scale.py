@@ -1,0 +1,280 @@
+"""Build and search indexes of 10^4, 10^5 and 10^6 labels; beside ctd-agent, three other ways to do it.
+
+    python examples/debian/make.py              # once: documents, and 63,666 packages as labels
+    apt-get download wordnet-base && dpkg -x wordnet-base_*.deb /tmp/wordnet      # 117,659 synsets
+    pip install usearch
+    python benchmarks/index_scale.py --sizes 10000 100000 1000000 --wordnet /tmp/wordnet/usr/share/wordnet --out OUT
+
+What is done is kept in OUT and not done again: a cut run goes on, `--sizes` and `--systems` take it
+piece by piece. Every step runs in a process of its own. The table is printed as markdown.
+
+Labels are Debian's packages, then WordNet's synsets, both shuffled by the seed; beyond these 181,325,
+copies of random ones in which a random quarter of the words is replaced by words of random others.
+Queries are 200 documents, the first 100 of both Debian sets' *dev* split, as the labelling graph reads
+them. A query's time is the best of three, or of fewer where these take more than
+a tenth of a second: other work on the machine makes searches slower, never faster. Recall@50 is the
+share of the exact search's first 50 that is found: for vectors numpy's float32 product, for BM25 and
+for hybrid search the same index before it has a graph. RAM is that of the whole process, mapped files
+that it has touched among it; of a build, at its highest, the labels themselves among it.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scale_labels import catalogue, queries
+
+from ctd_agent.tools.embedding import Vectors, load_embedder
+from ctd_agent.tools.folder_store import EF
+from ctd_agent.tools.graph import EDGES, EF_CONSTRUCT
+from ctd_agent.tools.label_index import LabelIndex
+
+DATA = Path(__file__).parent.parent / "examples/debian/full"
+BEST = 3  # times a query is asked,
+ENOUGH = 0.1  # but not beyond these seconds
+BATCH = 1024
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Take the steps that are left, each in a process of its own, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--systems", nargs="+", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--embedder", default="static")
+    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
+    parser.add_argument("--debian", type=Path, default=DATA, help="what examples/debian/make.py has made")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # a step's own process
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.here:
+        (size,), (system,) = options.sizes, options.systems
+        sys.stdout.write(json.dumps({"size": size, "system": system, **STEPS[system](size, options)}) + "\n")
+        return
+    results = options.out / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    for size in options.sizes:
+        for system in options.systems:
+            if any((row["size"], row["system"]) == (size, system) for row in rows):
+                continue
+            rows.append(step(size, system))
+            with results.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    print_table(sorted(rows, key=lambda row: row["size"]))
+
+
+def step(size: int, system: str) -> Row:
+    """Take one step in a process of its own, so that its memory is its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--sizes", str(size), "--systems", system, "--here"]
+    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
+    print(row, file=sys.stderr)
+    return row
+
+
+# --- the systems
+
+
+def build(size: int, options: argparse.Namespace) -> Row:
+    """Embed the labels alone, then build the index of them."""
+    labels = catalogue(size, options.seed, options.debian, options.wordnet)
+    embedder = load_embedder(options.embedder)
+    vectors = np.zeros((size, embedder.size), dtype=np.float32)
+    embedder.embed([label.text for label in labels[:BATCH]])  # warm
+    started = perf_counter()
+    for start in range(0, size, BATCH):
+        vectors[start : start + BATCH] = embedder.embed([label.text for label in labels[start : start + BATCH]])
+    raw = size / (perf_counter() - started)
+    np.save(options.out / f"vectors-{size}.npy", vectors)
+    (options.out / f"ids-{size}.json").write_text(json.dumps([label.id for label in labels]))
+    del vectors
+    started = perf_counter()
+    LabelIndex.build(labels, options.out / f"exact-{size}", options.embedder)
+    seconds = perf_counter() - started
+    return {"rate": size / seconds, "raw": raw, "ram_mb": memory("VmHWM")}
+
+
+def exact(size: int, options: argparse.Namespace) -> Row:
+    """Search the index as it is after the build: every label is compared."""
+    return searched("exact", size, options)
+
+
+def graph(size: int, options: argparse.Namespace) -> Row:
+    """Give a copy of the index a graph, in another process, and search it."""
+    where = options.out / f"graph-{size}"
+    shutil.rmtree(where, ignore_errors=True)
+    shutil.copytree(options.out / f"exact-{size}", where)
+    started = perf_counter()
+    subprocess.run([sys.executable, "-m", "ctd_agent.tools.graph", str(where)], check=True)  # noqa: S603
+    return {"graph_s": perf_counter() - started, **searched("graph", size, options)}
+
+
+def searched(name: str, size: int, options: argparse.Namespace) -> Row:
+    """Search an index from all sides by the queries' texts."""
+    load_embedder(options.embedder)
+    texts, where = queries(options.debian), options.out / f"{name}-{size}"
+    index, opened = opening(lambda: LabelIndex.open(where))
+    row: Row = {"open_s": opened, "disk_mb": disk(where)}
+    found = {}
+    for mode in ("dense", "bm25", "hybrid"):
+        found[mode], row[mode] = timed(texts, partial(index.search, limit=50, mode=mode))
+    row["ram_mb"] = memory("VmRSS")
+    rows = {label_id: row for row, label_id in enumerate(json.loads((options.out / f"ids-{size}.json").read_text()))}
+    for mode, hits in found.items():
+        numbers = [[rows[hit.label.id] for hit in some] for some in hits]
+        (options.out / f"{name}-{mode}-{size}.json").write_text(json.dumps(numbers))
+        row[f"{mode}_recall"] = recall(options.out, size, f"{name}-{mode}")
+    return row
+
+
+def numpy_exact(size: int, options: argparse.Namespace) -> Row:
+    """Compare the query with all vectors in memory: one matrix product."""
+    vectors, opened = opening(lambda: np.load(options.out / f"vectors-{size}.npy"))
+
+    def search(vector: Vectors) -> list[int]:
+        scores = vectors @ vector
+        best = np.argpartition(-scores, 50)[:50]
+        return [int(row) for row in best[np.argsort(-scores[best])]]
+
+    return {"open_s": opened, "disk_mb": vectors.nbytes / 1e6, **by_vector("numpy", size, options, search)}
+
+
+def usearch(size: int, options: argparse.Namespace) -> Row:
+    """Walk an HNSW graph of 8-bit vectors, with as many edges and as wide as ours."""
+    from usearch.index import Index
+
+    path = options.out / f"usearch-{size}.index"
+    vectors = np.load(options.out / f"vectors-{size}.npy")
+    made = Index(ndim=vectors.shape[1], metric="cos", dtype="i8", connectivity=EDGES, expansion_add=EF_CONSTRUCT)
+    started = perf_counter()
+    made.add(np.arange(size), vectors)
+    seconds = perf_counter() - started
+    made.save(path)
+    del vectors, made
+    index, opened = opening(lambda: Index.restore(path))
+    index.expansion_search = EF
+    row = by_vector("usearch", size, options, lambda vector: [int(key) for key in index.search(vector, 50).keys])
+    return {"graph_s": seconds, "open_s": opened, "disk_mb": disk(path), **row}
+
+
+def qdrant_local(size: int, options: argparse.Namespace) -> Row:
+    """qdrant-client without a server: Python, and every vector is compared."""
+    from qdrant_client import QdrantClient, models
+
+    path = str(options.out / f"local-{size}")
+    shutil.rmtree(path, ignore_errors=True)
+    client = QdrantClient(path=path)
+    vectors = np.load(options.out / f"vectors-{size}.npy")
+    client.create_collection("labels", models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE))
+    started = perf_counter()
+    for start in range(0, size, BATCH):
+        rows = vectors[start : start + BATCH]
+        client.upsert("labels", models.Batch(ids=list(range(start, start + len(rows))), vectors=rows.tolist()))
+    seconds = perf_counter() - started
+    client.close()
+    client, opened = opening(lambda: QdrantClient(path=path))
+
+    def search(vector: Vectors) -> list[int]:
+        return [int(point.id) for point in client.query_points("labels", vector.tolist(), limit=50).points]
+
+    return {
+        "graph_s": seconds,
+        "open_s": opened,
+        "disk_mb": disk(Path(path)),
+        **by_vector("local", size, options, search),
+    }
+
+
+STEPS: dict[str, Callable[[int, argparse.Namespace], Row]] = {
+    "build": build,
+    "numpy": numpy_exact,
+    "exact": exact,
+    "graph": graph,
+    "usearch": usearch,
+    "qdrant-client": qdrant_local,
+}
+
+
+# --- measuring
+
+
+def by_vector(name: str, size: int, options: argparse.Namespace, search: Callable[[Vectors], list[int]]) -> Row:
+    """Search by the queries' vectors, embedded beforehand."""
+    vectors = load_embedder(options.embedder).embed(queries(options.debian))
+    found, dense = timed(vectors, search)
+    (options.out / f"{name}-dense-{size}.json").write_text(json.dumps(found))
+    return {"dense": dense, "ram_mb": memory("VmRSS"), "dense_recall": recall(options.out, size, f"{name}-dense")}
+
+
+def timed(asked: Iterable[Any], search: Callable[[Any], list[Any]]) -> tuple[list[list[Any]], list[float]]:
+    """Return what each query finds, and the 50th and 95th percentile of its best time, in ms."""
+    found, times = [], []
+    for query in asked:
+        tries: list[float] = []
+        while len(tries) < BEST and sum(tries) < ENOUGH:
+            started = perf_counter()
+            hits = search(query)
+            tries.append(perf_counter() - started)
+        found.append(hits)
+        times.append(min(tries) * 1000)
+    return found, [float(np.percentile(times, share)) for share in (50, 95)]
+
+
+def opening(read: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what is read, and the seconds that took."""
+    started = perf_counter()
+    return read(), perf_counter() - started
+
+
+def recall(out: Path, size: int, name: str) -> float:
+    """Return the share of the exact search's hits that are found."""
+    side = name.rpartition("-")[2]
+    truth = json.loads((out / f"{'numpy' if side == 'dense' else 'exact'}-{side}-{size}.json").read_text())
+    found = json.loads((out / f"{name}-{size}.json").read_text())
+    return float(np.mean([len({*a} & {*b}) / len(b) for a, b in zip(found, truth, strict=True) if b]))
+
+
+def memory(field: str) -> float:
+    """Return this process's memory in MB, from Linux's /proc: VmRSS now, VmHWM at most."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1000
+
+
+def disk(path: Path) -> float:
+    """Return the MB that a file or folder takes on disk."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_blocks * 512 for file in files) / 1e6
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print a row a step; what a system does not have stays empty."""
+    names = ("labels", "system", "labels/s", "of the embedder's", "graph or load, s", "RAM, MB", "disk, MB", "open, s")
+    sides = [f"{mode} {what}" for mode in ("dense", "bm25", "hybrid") for what in ("p50, p95, ms", "R@50")]
+    print("| " + " | ".join((*names, *sides)) + " |")
+    print("| --: | --- |" + " --: |" * (len(names) + len(sides) - 2))
+    for row in rows:
+        share = f"{row['rate'] / row['raw']:.2f} of {row['raw']:,.0f}" if "rate" in row else ""
+        cells = [f"{row['size']:,}", row["system"], number(row, "rate"), share, number(row, "graph_s")]
+        cells += [number(row, key) for key in ("ram_mb", "disk_mb")] + [number(row, "open_s", 2)]
+        for mode in ("dense", "bm25", "hybrid"):
+            cells.append("{:.1f}, {:.1f}".format(*row[mode]) if mode in row else "")
+            cells.append(number(row, f"{mode}_recall", 4))
+        print("| " + " | ".join(cells) + " |")
+
+
+def number(row: Row, key: str, digits: int = 0) -> str:
+    """Return a cell."""
+    return f"{row[key]:,.{digits}f}" if key in row else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Records as Parquet: a file's schema is the pydantic model's, whatever its rows happen to hold."""
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+ROWS = 1_000  # a row group: what is held in memory at once
+
+
+def write_parquet(path: Path, draft: Path, model: type[BaseModel], records: Iterable[BaseModel]) -> None:
+    """Write records to `path`, which is there only when it is whole; until then they are in `draft`.
+
+    A dict with literal keys becomes a struct that has them all. Raises OSError where either cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(_fields(model))
+    with pq.ParquetWriter(draft, schema) as file:
+        rest = iter(records)
+        while rows := list(islice(rest, ROWS)):
+            file.write_table(pa.Table.from_pylist([record.model_dump() for record in rows], schema))
+    os.replace(draft, path)
+
+
+def _fields(model: type[BaseModel]) -> list[Any]:
+    import pyarrow as pa
+
+    return [pa.field(name, _arrow(field.annotation)) for name, field in model.model_fields.items()]
+
+
+def _arrow(kind: Any) -> Any:
+    """Return the Arrow type of a field's annotation."""
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in plain:
+        return plain[kind]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return pa.struct(_fields(kind))
+    if origin is list:
+        return pa.list_(_arrow(arguments[0]))
+    if origin is Literal:
+        return _arrow(type(arguments[0]))
+    if origin is dict and get_origin(arguments[0]) is Literal:
+        return pa.struct([pa.field(key, _arrow(arguments[1])) for key in get_args(arguments[0])])
+    if NoneType in arguments and len(arguments) == 2:  # every Arrow field may be null
+        return _arrow(next(argument for argument in arguments if argument is not NoneType))
+    raise TypeError(f"{kind} has no Arrow type")
