@@ -27,11 +27,12 @@ from ctd_agent.agents.models import load_model
 from ctd_agent.agents.selector import judge
 from ctd_agent.console import progress
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
-from ctd_agent.files import read_documents, read_labels, read_records
+from ctd_agent.files import read_documents, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.records import read_records
 from ctd_agent.schema import Candidate, Document, Label, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index
 from ctd_agent.tools.label_index import LabelIndex

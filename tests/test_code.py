@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def test_imports_run_one_way():
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and room in above:
                 assert not node.module.startswith(tuple(f"ctd_agent.{upper}" for upper in above[room])), module
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_says_how_it_is_run(script: Path):
+    if script.name == "distil_static.py" and not find_spec("torch"):
+        pytest.skip("needs torch")
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "python benchmarks/" in done.stdout
