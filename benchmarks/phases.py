@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+from ctd_agent.agents import prompts
 from ctd_agent.agents.models import load_model
 from ctd_agent.agents.selector import judge
 from ctd_agent.console import progress
@@ -67,8 +68,10 @@ def main() -> None:
     parser.add_argument("--embedder", help="default: what `ctd-agent label` takes")
     parser.add_argument("--turns", type=int, help="model turns in phase 1; default: what fits the model")
     parser.add_argument("--candidates", type=int, help="on the shortlist; default: what fits the model")
+    parser.add_argument("--description", type=int, default=prompts.DESCRIPTION, help="characters that a prompt quotes")
     options = parser.parse_args()
 
+    prompts.DESCRIPTION = options.description
     split = str(DATA / options.data / f"{options.split}.jsonl")
     documents = read_documents(split)[: options.documents]
     with Path(split).open() as file:
