@@ -92,12 +92,17 @@ def test_the_log_of_a_run_holds_no_password_of_a_spec():
     assert_no_secret_in(run.model_dump_json() + step.model_dump_json())
 
 
-@pytest.mark.parametrize("spec", ["key", "password"])
-def test_an_embeddings_endpoint_that_quotes_the_key_tells_it_to_nobody(told: Told, server: Server, spec: str):
-    embedder = server.spec if spec == "key" else with_password(server.spec)
-    code, said = told(*LABEL, embedder, "--model", server.spec)
+def test_an_embeddings_endpoint_that_quotes_the_key_tells_it_to_nobody(told: Told, server: Server):
+    code, said = told(*LABEL, server.spec, "--model", server.spec)
     assert code == 1
     assert "401" in said
+    assert_no_secret_in(said + written())
+
+
+def test_a_password_in_an_embedders_url_is_refused_for_the_index_would_keep_it(told: Told, server: Server):
+    code, said = told(*LABEL, with_password(server.spec), "--model", server.spec)
+    assert code == 2
+    assert "no password in this URL" in said
     assert_no_secret_in(said + written())
 
 

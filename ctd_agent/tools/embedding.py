@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,8 @@ class OpenAIEmbedder:
         from openai import OpenAI
 
         model, _, url = name.partition("@")
+        if "@" in urlsplit(url).netloc:
+            raise UserError(f"openai:{name}: no password in this URL, the index would keep it; use OPENAI_API_KEY")
         key = os.environ.get("OPENAI_API_KEY")
         if not key and not url:
             raise UserError(
