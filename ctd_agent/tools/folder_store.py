@@ -16,7 +16,7 @@ GRAPH = ".graph"  # after that: a folder in which a copy is given a graph
 MANIFEST = "manifest.json"  # in a build's folder once it is finished
 AIM = "manifest.json.part"  # until then
 PAGE = 10_000  # points a read
-EF = 1024  # points that the search of a graph keeps in view (docs/index.md)
+EF = 768  # points that the search of a graph keeps in view (docs/index.md)
 
 
 class FolderStore:
