@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from itertools import islice
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -28,10 +29,12 @@ def write_parquet(path: Path, draft: Path, model: type[BaseModel], records: Iter
     os.replace(draft, path)
 
 
-def _fields(model: type[BaseModel]) -> list[Any]:
+def _fields(model: Any) -> list[Any]:
     import pyarrow as pa
 
-    return [pa.field(name, _arrow(field.annotation)) for name, field in model.model_fields.items()]
+    kinds = get_type_hints(model)
+    names = model.model_fields if issubclass(model, BaseModel) else [field.name for field in fields(model)]
+    return [pa.field(name, _arrow(kinds[name])) for name in names]
 
 
 def _arrow(kind: Any) -> Any:
@@ -42,7 +45,7 @@ def _arrow(kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in plain:
         return plain[kind]
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return pa.struct(_fields(kind))
     if origin is list:
         return pa.list_(_arrow(arguments[0]))

@@ -91,8 +91,8 @@ def test_the_tokens_of_a_call_are_counted(model: ChatModel):
 
 
 def test_a_tool_is_called_with_what_its_schema_asks_for(model: ChatModel):
-    if not model.native_tools and model.spec.startswith("vllm:"):
-        pytest.skip("vLLM has no tool parser for this model: its search turns are under a schema")
+    if not model.native_tools:
+        pytest.skip("this model makes no tool calls that its engine can read: its search turns are under a schema")
     text = "Find the labels for: Serve and volley on grass."
     reply = ask(model, text, max_tokens=60, tools=[TOOL], tool_choice="required")
     assert reply.tool_calls[0]["name"] == "search_labels"
