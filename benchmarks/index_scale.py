@@ -23,7 +23,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,7 @@ def main() -> None:
 def step(size: int, system: str) -> Row:
     """Take one step in a process of its own, so that its memory is its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--sizes", str(size), "--systems", system, "--here"]
-    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603
+    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)  # noqa: S603 - us
     print(row, file=sys.stderr)
     return row
 
@@ -118,7 +118,7 @@ def graph(size: int, options: argparse.Namespace) -> Row:
         shutil.rmtree(where, ignore_errors=True)
         shutil.copytree(options.out / f"exact-{size}", where)
         started = perf_counter()
-        subprocess.run([sys.executable, "-m", "ctd_agent.tools.graph", str(where)], check=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "ctd_agent.tools.graph", str(where)], check=True)  # noqa: S603 - ours
         kept.write_text(json.dumps(perf_counter() - started))
     row = {"graph_s": json.loads(kept.read_text()), **searched("graph", size, options)}
     texts, index = queries(options.debian), LabelIndex.open(where)
@@ -147,11 +147,11 @@ def searched(name: str, size: int, options: argparse.Namespace) -> Row:
 
 def fused(words: list[int], nearest: list[int], index: LabelIndex) -> list[int]:
     """Return the first of BM25's and the exact vector search's labels, fused as the index does."""
-    scores: Counter[int] = Counter()
+    scores: defaultdict[int, float] = defaultdict(float)
     for found, weight in ((words, 1.0), (nearest, load_embedder(index.manifest.embedder).weight)):
         for rank, label in enumerate(found, start=1):
-            scores[label] += 1 / (RRF_K - 1 + rank / weight)  # type: ignore[assignment]
-    return [label for label, _ in scores.most_common(TOP)]
+            scores[label] += 1 / (RRF_K - 1 + rank / weight)
+    return sorted(scores, key=lambda label: -scores[label])[:TOP]
 
 
 def numpy_exact(size: int, options: argparse.Namespace) -> Row:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -123,6 +123,17 @@ def load_model(spec: str) -> ChatModel:
         slots = VLLM_SLOTS if engine == "vllm" else OPENAI_SLOTS
         return ChatModel(spec, openai_chat(model, url), slots=slots, thinking=thinking)
     return ChatModel(spec, _other(spec), constrained=False)
+
+
+def load_phases(shortlister: str, selector: str, listwise: bool | None = None) -> tuple[ChatModel, ChatModel]:
+    """Return the models of the two phases, one and the same where the specs are; raises as load_model does.
+
+    `listwise`, where not None, says whether the selector is to be shown the whole shortlist.
+    """
+    specs = sorted({shortlister, selector}, key="local".__eq__)  # last what may be a download
+    loaded = {spec: load_model(spec) for spec in specs}
+    chooses = loaded[selector]
+    return loaded[shortlister], chooses if listwise is None else replace(chooses, listwise=listwise)
 
 
 _FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL[@URL]"

@@ -4,7 +4,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -27,7 +26,6 @@ from ctd_agent.errors import UserError
 if TYPE_CHECKING:
     from collections import Counter
 
-    from ctd_agent.agents.models import ChatModel
     from ctd_agent.graphs.batch import Output
     from ctd_agent.schema import Document
     from ctd_agent.tools.label_index import LabelIndex
@@ -111,6 +109,7 @@ def label(
 
     The exit code is 1 if any document has failed, 2 if what was given is wrong, 130 after Ctrl-C.
     """
+    from ctd_agent.agents.models import load_phases
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.agents.sampling import Sampling
     from ctd_agent.console import print_json, print_table, report, tell_failed
@@ -157,7 +156,7 @@ def label(
             tell_failed(out.failed, len(texts))
             return _end(out.failed, out, [] if unordered else texts)
         catalogue = _index(labels, index, embedder, columns)
-        phase1, phase2 = _models(shortlister or model, selector or model, listwise)
+        phase1, phase2 = load_phases(shortlister or model, selector or model, listwise)
         graph = build_graph(
             phase1,
             phase2,
@@ -224,15 +223,6 @@ def end(failed: "Counter[str]", resumable: bool) -> None:
     if resumable and failed.keys() - {*RETRIED}:
         note("the same command with --retry-failed tries all again that failed")
     raise typer.Exit(1)
-
-
-def _models(shortlister: str, selector: str, listwise: bool | None) -> "tuple[ChatModel, ChatModel]":
-    from ctd_agent.agents.models import load_model
-
-    specs = sorted({shortlister, selector}, key="local".__eq__)  # last what may be a download
-    loaded = {spec: load_model(spec) for spec in specs}
-    chooses = loaded[selector]
-    return loaded[shortlister], chooses if listwise is None else replace(chooses, listwise=listwise)
 
 
 def _documents(source: str | None, text: str | None, columns: dict[str, str | None]) -> "list[Document]":

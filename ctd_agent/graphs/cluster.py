@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,16 +50,14 @@ class Labeller:
 
     def __init__(self, job: Job) -> None:
         """Raise UserError or CtdError for what is not there, or not reached, where this runs."""
-        from ctd_agent.agents.models import load_model
+        from ctd_agent.agents.models import load_phases
         from ctd_agent.graphs.budget import Budget
         from ctd_agent.graphs.labeling import build_graph
         from ctd_agent.tools.label_index import LabelIndex
 
         if missing := [key for key in job.keys if not os.environ.get(key)]:
             raise UserError(f"{missing[0]} is not set here; set it on every node, before `ray start`")
-        phase1, phase2 = load_model(job.shortlister), load_model(job.selector)
-        if job.listwise is not None:
-            phase2 = replace(phase2, listwise=job.listwise)
+        phase1, phase2 = load_phases(job.shortlister, job.selector, job.listwise)
         self._job = job
         self._concurrency = job.concurrency or min(phase1.slots, phase2.slots)
         self._build = partial(

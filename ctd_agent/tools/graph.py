@@ -39,9 +39,13 @@ def start_graph(where: str | Path, manifest: Manifest) -> subprocess.Popen[bytes
     """Start the process that gives an index a graph, and return it; None where a graph would not pay."""
     if "://" in str(where) or manifest.outside < PAYS:
         return None
-    command = [sys.executable, "-m", __name__, str(where)]
     # In a session of its own it may outlive the run that starts it.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    return subprocess.Popen(  # noqa: S603 - this module
+        [sys.executable, "-m", __name__, str(where)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def add_graph(where: Path) -> None:

@@ -161,7 +161,7 @@ def split_description(value: str) -> tuple[str, str]:
 def is_content_tag(tag: str) -> bool:
     """False for tags about the work of tagging or supporting a package."""
     facet, _, name = tag.partition("::")
-    return facet not in DROPPED_FACETS and name.split(":")[-1] != "TODO"
+    return facet not in DROPPED_FACETS and name.split(":")[-1] != "TODO"  # a tag of Debian's: not tagged yet
 
 
 def tag_catalogue(vocabulary: Path) -> list[Record]:
