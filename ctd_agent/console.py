@@ -1,6 +1,7 @@
 """What people see: progress and notes on stderr, tables on stdout."""
 
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -98,11 +99,12 @@ def report(
     try:
         with progress("labelling", total, done) as show:
             for result in results:
-                show(now + 1, partial(write, result))
-                now += 1
-                usage = sum(result.usage.values(), usage)
+                with _uninterrupted():  # what is written is counted
+                    show(now + 1, partial(write, result))
+                    now += 1
+                    usage = sum(result.usage.values(), usage)
+                    all_failed.update([result.failure.kind] if result.failure else [])
                 if result.failure is not None:
-                    all_failed[result.failure.kind] += 1
                     if result.failure.kind not in told:
                         told.add(result.failure.kind)
                         note(f"{result.id}: {failure_text(result.failure)}")
@@ -110,6 +112,19 @@ def report(
         note(f"{now} of {total} documents are done" + _cost(now - done, usage, monotonic() - started))
         tell_failed(all_failed, now)
     return all_failed
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the block is done."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _cost(documents: int, usage: Usage, seconds: float) -> str:
