@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_jsonable_python
 
 from ctd_agent.errors import UserError
 from ctd_agent.records import validated
-from ctd_agent.schema import Document, Label
+from ctd_agent.schema import Document, Gold, Label
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".txt", *DELIMITERS, ".jsonl", ".ndjson", ".parquet")
@@ -69,6 +69,40 @@ def read_documents(source: str, columns: Mapping[str, str] = {}) -> list[Documen
     documents = [_document(place, row, fields, column) for row, (place, fields) in enumerate(table.rows, 1)]
     _check_unique(table, column.get("id", "id"), [document.id for document in documents])
     return documents
+
+
+def read_gold(source: str, columns: Mapping[str, str] = {}) -> dict[str, Gold]:
+    """Read the right labels of documents (csv, tsv, jsonl, parquet), by document id.
+
+    The columns `id` and `labels` count, and `filter_labels` where it is there, or those that `columns`
+    names for them: lists of label ids, or strings split on `|`. A document without right labels is
+    no error here. Others, `text` among them, are ignored: documents and gold may be one file.
+
+    Raises:
+        UserError: The source cannot be read, or has not the columns, a row is malformed, or an id is
+            there twice.
+    """
+    table = _load(source, "gold labels", lambda line, text: {"id": str(line), "labels": text})
+    column = _resolve(table, columns, ("id", "labels", "filter_labels"), needed=("labels",))
+    if "id" not in column:
+        raise UserError(f"{table.name}: no column 'id': gold is matched to documents by it")
+    rows = [(_identity(place, fields, column["id"]), place, fields) for place, fields in table.rows]
+    _check_unique(table, column["id"], [key for key, _, _ in rows])
+    return {
+        key: Gold(
+            _ids(place, fields, column["labels"]), _ids(place, fields, column.get("filter_labels", "filter_labels"))
+        )
+        for key, place, fields in rows
+    }
+
+
+def _ids(place: str, fields: Fields, column: str) -> frozenset[str]:
+    value = fields.get(column)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split("|") if part.strip()]
+    if not isinstance(value, list | None) or not all(type(one) in (str, int) for one in value or []):
+        raise UserError(f"{place}: field {column!r} must be a list of label ids, or a string of them split on |")
+    return frozenset(map(str, value or []))
 
 
 def _load(source: str, kind: str, read_plain: Callable[[int, str], Fields]) -> _Table:

@@ -46,6 +46,18 @@ class Document(Record):
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """The right labels of one document, by id.
+
+    `filtered` are labels that are neither right nor wrong for it, and are taken out of every ranking
+    (`filter_labels` of the extreme classification repository): a package, say, does not suggest itself.
+    """
+
+    labels: frozenset[str]
+    filtered: frozenset[str] = frozenset()
+
+
 # There are hundreds of these a document: they are checked where a file is read, not where they are made.
 
 
