@@ -104,10 +104,9 @@ def report(
                     now += 1
                     usage = sum(result.usage.values(), usage)
                     all_failed.update([result.failure.kind] if result.failure else [])
-                if result.failure is not None:
-                    if result.failure.kind not in told:
-                        told.add(result.failure.kind)
-                        note(f"{result.id}: {failure_text(result.failure)}")
+                if result.failure is not None and result.failure.kind not in told:
+                    told.add(result.failure.kind)
+                    note(f"{result.id}: {failure_text(result.failure)}")
     finally:
         note(f"{now} of {total} documents are done" + _cost(now - done, usage, monotonic() - started))
         tell_failed(all_failed, now)
