@@ -42,6 +42,11 @@ def note(message: str) -> None:
     Console(stderr=True, soft_wrap=True).print(plain(redacted(message)))
 
 
+def say(message: str) -> None:
+    """Say something on stdout, as plain text."""
+    Console(soft_wrap=True).print(plain(message))
+
+
 @contextmanager
 def progress(what: str, total: int, done: int = 0) -> Iterator[Show]:
     """Show progress on stderr: a bar on a terminal, else a line every few seconds and one at the end."""

@@ -55,6 +55,7 @@ class ChatModel:
 
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
+    `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice.
     `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
     OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
     where it cannot be told. `patience` is what is known of the engine's failures.
@@ -64,6 +65,7 @@ class ChatModel:
     chat: BaseChatModel
     native_tools: bool = True
     listwise: bool = True
+    reasons: bool = True
     slots: int = 8
     constrained: bool = True
     thinking: Callable[[int], dict[str, Any]] | None = None

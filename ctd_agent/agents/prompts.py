@@ -11,7 +11,12 @@ from ctd_agent.schema import Candidate, Label
 
 Message = dict[str, Any]
 
-VERSIONS = {"shortlist": "shortlist-1", "listwise": "listwise-1", "pointwise": "pointwise-1"}
+VERSIONS = {
+    "shortlist": "shortlist-1",
+    "listwise": "listwise-1",
+    "listwise-direct": "listwise-direct-1",
+    "pointwise": "pointwise-1",
+}
 
 DEFAULT_TASK = "labels that apply to the document"
 
@@ -82,18 +87,18 @@ def pointwise_prompt(text: str, task: str) -> list[Message]:
     ]
 
 
-def listwise_prompt(text: str, task: str, shortlist: Sequence[Candidate]) -> list[Message]:
-    """Return the document, the numbered shortlist, and the form of the answer."""
+def listwise_prompt(text: str, task: str, shortlist: Sequence[Candidate], reasons: bool = True) -> list[Message]:
+    """Return the document, the numbered shortlist, and the form of the answer, reasons before the choice or none."""
     numbered = "\n".join(f"{number}. {described(c.label)}" for number, c in enumerate(shortlist, start=1))
+    how = (
+        "Reason briefly about which of them apply and which only look as if they did. Then choose those that "
+        "apply, best first; choose none if none does. Answer in JSON: "
+        '{"reasoning": "...", "labels": [{"number": 1, "score": 0.0 to 1.0, "reason": "..."}, ...]}'
+        if reasons
+        else "Choose those that apply, best first; choose none if none does. Answer in JSON: "
+        '{"labels": [{"number": 1, "score": 0.0 to 1.0}, ...]}'
+    )
     return [
         {"role": "system", "content": SYSTEM},
-        {
-            "role": "user",
-            "content": (
-                f"{quoted(text)}\n\nWe look for {task}. The candidates:\n{numbered}\n\n"
-                "Reason briefly about which of them apply and which only look as if they did. Then choose those that "
-                "apply, best first; choose none if none does. Answer in JSON: "
-                '{"reasoning": "...", "labels": [{"number": 1, "score": 0.0 to 1.0, "reason": "..."}, ...]}'
-            ),
-        },
+        {"role": "user", "content": f"{quoted(text)}\n\nWe look for {task}. The candidates:\n{numbered}\n\n{how}"},
     ]

@@ -61,21 +61,20 @@ class _Choices(BaseModel):
 
 
 class Listwise:
-    """The model sees the numbered shortlist, reasons, and chooses under a JSON schema."""
-
-    prompt = VERSIONS["listwise"]
+    """The model sees the numbered shortlist, reasons (unless told not to), and chooses under a JSON schema."""
 
     def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
         self.model = model
+        self.prompt = VERSIONS["listwise" if model.reasons else "listwise-direct"]
         self._task = task
         self._sampling = sampling
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
         """Ask once about the whole shortlist."""
-        schema = {"name": "selection", "schema": _schema(len(shortlist)), "strict": True}
+        schema = {"name": "selection", "schema": _schema(len(shortlist), self.model.reasons), "strict": True}
         answer = {"type": "json_schema", "json_schema": schema}
         options = self._sampling.options(ANSWER_TOKENS) | {"response_format": answer}
-        messages = listwise_prompt(text, self._task, shortlist)
+        messages = listwise_prompt(text, self._task, shortlist, self.model.reasons)
         return self.model.ask(Exchange(messages=messages, options=options), within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
@@ -188,21 +187,20 @@ def _chosen(candidate: Candidate, rank: int, score: float, reason: str = "") -> 
     return ChosenLabel(id=candidate.label.id, name=candidate.label.name, rank=rank, score=score, reason=reason)
 
 
-def _schema(size: int) -> dict[str, Any]:
-    choice = {
-        "type": "object",
-        "properties": {
-            "number": {"type": "integer", "enum": list(range(1, size + 1))},
-            "score": {"type": "number"},
-            "reason": {"type": "string"},
-        },
-        "required": ["number", "score", "reason"],
-        "additionalProperties": False,
-    }
+def _schema(size: int, reasons: bool) -> dict[str, Any]:
+    choice = _object(
+        {"number": {"type": "integer", "enum": list(range(1, size + 1))}, "score": {"type": "number"}}
+        | ({"reason": {"type": "string"}} if reasons else {})
+    )
+    labels = {"labels": {"type": "array", "items": choice}}
+    return _object({"reasoning": {"type": "string"}} | labels if reasons else labels)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": {"reasoning": {"type": "string"}, "labels": {"type": "array", "items": choice}},
-        "required": ["reasoning", "labels"],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
 

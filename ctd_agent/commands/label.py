@@ -19,7 +19,8 @@ from ctd_agent.commands.options import (
     Json,
     LabelIdColumn,
     NameColumn,
-    read_catalogue,
+    Task,
+    open_index,
 )
 from ctd_agent.errors import UserError
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ctd_agent.graphs.batch import Output
     from ctd_agent.schema import Document
-    from ctd_agent.tools.label_index import LabelIndex
 
 Sampled = Annotated[
     str | None,
@@ -62,9 +62,7 @@ def label(
             show_default=False,
         ),
     ] = None,
-    task: Annotated[
-        str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
-    ] = None,
+    task: Task = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -155,7 +153,7 @@ def label(
         if out and not todo:
             tell_failed(out.failed, len(texts))
             return _end(out.failed, out, [] if unordered else texts)
-        catalogue = _index(labels, index, embedder, columns)
+        catalogue = open_index(labels, index, embedder, columns)
         phase1, phase2 = load_phases(shortlister or model, selector or model, listwise)
         graph = build_graph(
             phase1,
@@ -234,20 +232,6 @@ def _documents(source: str | None, text: str | None, columns: dict[str, str | No
     if text is not None:
         return [Document(id="text", text=text)]
     return read_documents(str(source), {field: column for field, column in columns.items() if column})
-
-
-def _index(labels: str | None, index: str | None, embedder: str | None, columns: dict[str, str | None]) -> "LabelIndex":
-    from ctd_agent.console import progress
-    from ctd_agent.tools.index_cache import cached_index
-    from ctd_agent.tools.label_index import LabelIndex
-
-    if (labels is None) == (index is None):
-        raise UserError("give either --labels CATALOGUE or --index INDEX")
-    if index is not None:
-        return LabelIndex.open(index, embedder)
-    catalogue = read_catalogue(str(labels), columns)
-    with progress("indexing", len(catalogue)) as show:
-        return cached_index(catalogue, embedder, show)
 
 
 def _default_log(output: Path | None) -> Path:

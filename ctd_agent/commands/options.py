@@ -4,8 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctd_agent.errors import UserError
+
 if TYPE_CHECKING:
     from ctd_agent.schema import Label
+    from ctd_agent.tools.label_index import LabelIndex
 
 FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
 STDIN = "-"
@@ -16,6 +19,9 @@ Embedder = Annotated[
         "Default: minilm up to 20,000 labels, static beyond.",
         show_default=False,
     ),
+]
+Task = Annotated[
+    str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")]
 LabelIdColumn = Annotated[str | None, typer.Option(help="The catalogue's column of ids, where not `id`.")]
@@ -29,3 +35,20 @@ def read_catalogue(source: str, columns: dict[str, str | None]) -> "list[Label]"
     from ctd_agent.files import read_labels
 
     return read_labels(source, {field: column for field, column in columns.items() if column})
+
+
+def open_index(
+    labels: str | None, index: str | None, embedder: str | None, columns: dict[str, str | None] | None = None
+) -> "LabelIndex":
+    """Open the index that the user has named, or make that of the catalogue; raises UserError for both or neither."""
+    from ctd_agent.console import progress
+    from ctd_agent.tools.index_cache import cached_index
+    from ctd_agent.tools.label_index import LabelIndex
+
+    if (labels is None) == (index is None):
+        raise UserError("give either --labels CATALOGUE or --index INDEX")
+    if index is not None:
+        return LabelIndex.open(index, embedder)
+    catalogue = read_catalogue(str(labels), columns or {})
+    with progress("indexing", len(catalogue)) as show:
+        return cached_index(catalogue, embedder, show)

@@ -41,13 +41,15 @@ class Swap(Record):
 class Step(Record):
     """Where the candidates stand after one step of the graph.
 
-    `focus` is the share of the candidates' weight that lies on right labels and their neighbours;
-    `confusion` how often a neighbour of a right label outranks it.
+    `focus` is the share of the candidates' weight that lies on right labels and their neighbours: all
+    weigh the same until the selector has scored them. `confusion` is how often a neighbour of a right
+    label outranks it, of those pairs that the document's search found and the shortlist kept; null
+    where there are none.
     """
 
     name: str
     focus: Interval
-    confusion: Interval
+    confusion: Interval | None
 
 
 class ErrorExample(Record):

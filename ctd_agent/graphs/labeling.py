@@ -38,8 +38,7 @@ from ctd_agent.graphs.state import (
 )
 from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
 from ctd_agent.schema import Candidate, Document, Failure, Phase, SearchResult, Selection, Usage
-from ctd_agent.tools.label_index import LabelIndex
-from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
+from ctd_agent.tools.label_search import Searchable, found_text, log_entry, search_labels_tool
 
 DOCUMENT_HITS = 100  # labels that the document's own search brings
 SHOWN = 10  # of them, as the shortlister is shown
@@ -53,7 +52,7 @@ LabelingGraph = CompiledStateGraph[LabelingState, None, LabelingInput, LabelingO
 def build_graph(
     shortlister: str | ChatModel,
     selector: str | ChatModel,
-    index: LabelIndex,
+    index: Searchable,
     *,
     task: str = DEFAULT_TASK,
     budget: Budget | None = None,
@@ -112,7 +111,7 @@ class _Nodes:
         self,
         shortlister: Shortlister,
         selector: Selector,
-        index: LabelIndex,
+        index: Searchable,
         budget: Budget,
         run: Run,
         write: Callable[[Sequence[Transition]], None],

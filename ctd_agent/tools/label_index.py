@@ -6,7 +6,7 @@ ctd-agent but this module, the two stores and `graph` knows Qdrant.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -187,6 +187,10 @@ class LabelIndex:
             raise
         self._store.finish()
         return self
+
+    def labels(self) -> Iterator[Label]:
+        """Yield every label, in no order."""
+        return map(Label.model_validate_json, self._store.stored())
 
     def search(self, query: str, limit: int, mode: Mode = "hybrid") -> list[Hit]:
         """Return the `limit` labels nearest to the query, best first; all of them where there are fewer.

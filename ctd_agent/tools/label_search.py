@@ -1,15 +1,26 @@
 """The search_labels tool: what a model asks of the label index, and what it is told."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import BaseModel, ConfigDict, Field
 
 from ctd_agent.schema import FoundLabel, SearchResult
-from ctd_agent.tools.label_index import Hit, LabelIndex
+from ctd_agent.tools.label_index import Hit, Manifest
 
 LIMIT = 10  # labels a search brings unless it asks for another number
 QUERY = 300  # characters
+
+
+class Searchable(Protocol):
+    """What is searched for labels: a LabelIndex, or what stands in for one."""
+
+    manifest: Manifest
+
+    def search(self, query: str, limit: int, /) -> list[Hit]:
+        """Return up to `limit` labels, best first."""
+        ...
 
 
 class Search(BaseModel):
@@ -27,7 +38,7 @@ class Search(BaseModel):
         return " ".join(self.query.casefold().split())
 
 
-def search_labels_tool(index: LabelIndex) -> BaseTool:
+def search_labels_tool(index: Searchable) -> BaseTool:
     """Return search_labels over an index: what the model reads as content, the hits as artifact."""
 
     def search_labels(query: str, limit: int = LIMIT) -> tuple[str, list[Hit]]:

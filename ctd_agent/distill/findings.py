@@ -1,0 +1,97 @@
+"""What a characterization's figures say, in words."""
+
+from ctd_agent.distill.characterization import Characterization, Errors, Variant
+from ctd_agent.distill.metrics import Interval
+
+METRIC = "RP@5"  # of the ranking: what the words go by
+NEAR, REAL, ADDED = "gold among near-misses", "the real shortlist", "gold added"
+REMEDIES = {
+    "never retrieved": "search finds too little: better names, aliases and descriptions in the catalogue, another "
+    "embedder, or a shortlister that searches more",
+    "retrieved and cut": "the right labels are found and cut: a longer shortlist (--candidates)",
+    "shortlisted and not chosen": "the right labels are on the shortlist and not chosen: a stronger selector, "
+    "or a task that says better what applies (--task)",
+}
+
+
+def findings(found: Characterization) -> list[str]:
+    """Return the findings, a sentence or two each; where an interval holds zero they say that nothing is shown."""
+    return [
+        _complementary(found),
+        _bottleneck(found.errors),
+        _wrong(found.errors),
+        *_ablated(found.ablations),
+        *_given(found.selection_given),
+        *_followed(found),
+    ]
+
+
+def _complementary(found: Characterization) -> str:
+    shares, gain = found.swap.shares, found.swap.gain
+    helps = {phase: share.low > 0 for phase, share in shares.items()}
+    parts = f"shortlisting adds {_shown(shares['shortlist'])}, selecting {_shown(shares['select'])}"
+    total = f"Over hybrid retrieval in its own order the graph gains {_shown(gain)} {METRIC}: {parts}."
+    if all(helps.values()):
+        return f"{total} Both phases add something: they are complementary here."
+    if helps["select"]:
+        return f"{total} Only selecting surely helps here: what the model searches for adds nothing that shows."
+    if helps["shortlist"]:
+        return f"{total} Only shortlisting surely helps here: the selector orders no better than retrieval."
+    return f"{total} On {found.documents} documents neither phase's part is surely above zero."
+
+
+def _bottleneck(errors: list[Errors]) -> str:
+    lost = [one for one in errors if one.name != "wrongly chosen"]
+    worst = max(lost, key=lambda one: one.count)
+    if not worst.count:
+        return "No right label was lost."
+    parts = ", ".join(f"{one.share:.0%} {one.name}" for one in lost)
+    phase = "selecting" if worst.name == "shortlisted and not chosen" else "shortlisting"
+    return f"Of all right labels: {parts}. The bottleneck is {phase}; {REMEDIES[worst.name]}."
+
+
+def _wrong(errors: list[Errors]) -> str:
+    (wrong,) = (one for one in errors if one.name == "wrongly chosen")
+    return f"Of the labels chosen, {wrong.share:.0%} are wrong."
+
+
+def _ablated(variants: list[Variant]) -> list[str]:
+    said = []
+    for one in variants[1:]:
+        change = one.differences[METRIC]
+        verdict = "hurts" if change.high < 0 else "helps" if change.low > 0 else "makes no difference that shows"
+        said.append(f"{one.name.capitalize()}: {verdict} ({METRIC} {_shown(change)}).")
+    if not any(one.name == "no reasoning" for one in variants):
+        said.append("No reasoning: nothing to take away, the selector answers yes or no to one candidate at a time.")
+    return said
+
+
+def _given(variants: list[Variant]) -> list[str]:
+    by_name = {one.name: one for one in variants}
+    real, added, near = (by_name[name].metrics["P@1"].mean for name in (REAL, ADDED, NEAR))
+    limit = "shortlisting limits selection" if by_name[ADDED].differences["P@1"].low > 0 else "that shows no limit"
+    return [
+        f"With the missing right labels put on the shortlist P@1 goes from {real:.2f} to {added:.2f}: {limit}. "
+        f"Among near-misses alone it is {near:.2f}."
+    ]
+
+
+def _followed(found: Characterization) -> list[str]:
+    first, shortlist, last = found.steps[0], found.steps[-2], found.steps[-1]
+    said = [
+        f"Focus goes from {first.focus.mean:.2f} after the document's search to {shortlist.focus.mean:.2f} on the "
+        f"shortlist and {last.focus.mean:.2f} after the selection."
+    ]
+    if first.confusion and shortlist.confusion and last.confusion:
+        early = first.confusion.mean - shortlist.confusion.mean
+        late = shortlist.confusion.mean - last.confusion.mean
+        agrees = "as the paper has it: late" if late > max(early, 0) else "unlike in the paper"
+        said.append(
+            f"A near-miss outranks its right label in {first.confusion.mean:.0%} of pairs at first, "
+            f"{shortlist.confusion.mean:.0%} on the shortlist, {last.confusion.mean:.0%} after the selection: {agrees}."
+        )
+    return said
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
