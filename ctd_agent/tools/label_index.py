@@ -210,7 +210,10 @@ class LabelIndex:
         if not sides:
             return []
         found = self._store.search(sides, limit, fused=mode == "hybrid")
-        return [Hit(_label(label), score) for label, score in found]
+        hits = [Hit(_label(label), score) for label, score in found]
+        if mode == "hybrid":  # many ranks fuse to the same score, and the engine has no order among equals
+            hits.sort(key=lambda hit: (-hit.score, hit.label.id))
+        return hits
 
 
 @lru_cache(maxsize=2**14)  # documents find the same labels over and over
