@@ -1,14 +1,16 @@
 """The phases taken apart: every arm is a run of the graph, and no prompt is asked twice."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ScriptedModel, chosen, label_asked, likes, searches
+from server import Server
 
 from ctd_agent.agents.models import ChatModel, EngineError
+from ctd_agent.cli import run as cli
 from ctd_agent.distill.analysis import analyse
 from ctd_agent.distill.characterization import Characterization
 from ctd_agent.distill.characterize import (
@@ -229,3 +231,56 @@ def test_a_characterization_reads_back_as_it_was_written(done: tuple[Study, Path
     found = analyse(made, GOLD, out)
     assert Characterization.model_validate_json(found.model_dump_json()) == found
     assert all(isinstance(line, str) and line.endswith(".") for line in found.findings)
+
+
+# The command
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A model at a URL, and a folder with a catalogue and two documents that have their right labels."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
+    Path("labels.txt").write_text("Tennis\nFootball\nInterest rates\n")
+    rows = [
+        {"id": "a", "text": "Serve and volley on grass, as in tennis", "labels": ["Tennis"]},
+        {"id": "b", "text": "The central bank raises interest rates", "labels": ["Interest rates"]},
+    ]
+    Path("documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Server() as running:
+        yield running
+
+
+def characterizing(server: Server, *more: str) -> list[str]:
+    given = ["characterize", "documents.jsonl", "--labels", "labels.txt", "--embedder", "static", "--out", "study"]
+    return [*given, "--model", server.spec, *more]
+
+
+def test_one_command_writes_the_runs_and_the_figures_and_says_what_was_found(
+    server: Server, capfd: pytest.CaptureFixture[str]
+):
+    assert cli(characterizing(server)) == 0
+    said = capfd.readouterr()
+    found = Characterization.model_validate_json(Path("study/characterization.json").read_text())
+    assert Characterization.model_validate_json(said.out) == found
+    assert found.documents == 2
+    assert "documents through all runs: 2/2" in said.err
+    asked_first = len(server.requests)
+    assert f"{asked_first} prompts were asked" in said.err
+    assert cli(characterizing(server)) == 0
+    assert len(server.requests) == asked_first, "the same command has nothing left to ask"
+
+
+def test_documents_without_right_labels_are_refused(server: Server, capfd: pytest.CaptureFixture[str]):
+    Path("documents.jsonl").write_text('{"id": "a", "text": "x", "labels": []}\n')
+    assert cli(characterizing(server)) == 2
+    assert "documents.jsonl: no right labels for document 'a' (1 such in all)" in capfd.readouterr().err
+    Path("documents.jsonl").write_text('{"id": "a", "text": "x"}\n')
+    assert cli(characterizing(server)) == 2
+    assert "no column 'labels'" in capfd.readouterr().err
+
+
+def test_a_folder_that_holds_another_study_is_refused(server: Server, capfd: pytest.CaptureFixture[str]):
+    assert cli(characterizing(server)) == 0
+    assert cli(characterizing(server, "--task", "sports")) == 2
+    assert "differs from this one in task" in capfd.readouterr().err
