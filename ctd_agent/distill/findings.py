@@ -72,7 +72,7 @@ def _given(variants: list[Variant]) -> list[str]:
     limit = "shortlisting limits selection" if by_name[ADDED].differences["P@1"].low > 0 else "that shows no limit"
     return [
         f"With the missing right labels put on the shortlist P@1 goes from {real:.2f} to {added:.2f}: {limit}. "
-        f"Among near-misses alone it is {near:.2f}."
+        f"With right labels among near-misses only it is {near:.2f}."
     ]
 
 
