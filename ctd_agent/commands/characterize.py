@@ -80,17 +80,15 @@ def characterize(
     budget = replace(fitting, turns=turns or fitting.turns or 1)
     study = Study(catalogue, *models, task=task or DEFAULT_TASK, budget=budget, seed=seed)
     memory = Memory.of([*(replay or []), *sorted(out.glob("*.transitions.jsonl"))])
-    with progress("documents through all runs", len(texts)) as show:
-        run(
-            study,
-            texts,
-            right,
-            out,
-            memory=memory,
-            concurrency=concurrency or min(m.slots for some in models for m in some),
-            progress=show,
-        )
-    note(f"{memory.asked:,} prompts were asked, {memory.replayed:,} answered from logs")
+    at_once = concurrency or min(one.slots for phase in models for one in phase)
+    try:
+        with progress("documents through all runs", len(texts)) as show:
+            run(study, texts, right, out, memory=memory, concurrency=at_once, progress=show)
+    except KeyboardInterrupt:
+        note("the same command goes on from here")
+        raise
+    finally:
+        note(f"{memory.asked:,} prompts were asked, {memory.replayed:,} answered from logs")
     found = analyse(study, {one.id: right[one.id] for one in texts}, out)
     (out / "characterization.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
     note(f"{out / 'characterization.json'}: the figures; `ctd-agent report` shows them")
