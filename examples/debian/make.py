@@ -27,50 +27,41 @@ archive snapshot that apt sees.  Each data set has these files:
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
-import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from archive import Record, apt_get, label, unpacked, write_data_set, write_jsonl  # noqa: E402
 
 Paragraph = dict[str, str]
-Record = dict[str, Any]
-Splits = dict[str, list[Record]]
 
+CARD = """---
+license: gpl-2.0
+task_categories: [text-classification]
+language: [en]
+---
+# Packages of the Debian archive
+
+A document is the description of a package. Its labels are the debtags that volunteers gave it (debian-tags), or the
+packages that it suggests (debian-suggests; the package itself is in `filter_labels`: it does not count).
+
+{counts}
+
+- Source: the Debian archive's own index, section main, as apt sees it on the day; by `examples/debian/make.py`, whose
+  README says how each set was made, what is known to be wrong with it, and whose the texts are.
+- Splits are by a hash of the source package, 80/10/10; rows are in the order of a hash of their id.
+"""
 EXAMPLE_SIZE = 200
 MIN_TAGS = 4
-SPLITS = (("train", 80), ("dev", 90), ("test", 100))  # upper bounds, percent
 
 # Packages that say little about themselves: what they belong to says it.
 AUXILIARY = re.compile(r".*-(dev|doc|dbg|dbgsym)|lib.*[0-9]([a-z][0-9]?)*")
 # Facets about the tagging or the support of a package, not about its content.
 DROPPED_FACETS = {"special", "secteam"}
-
-
-def apt_get(work: Path, *arguments: str) -> str:
-    """Run apt-get on a state folder inside ``work`` and return its output."""
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
-    # The system's hooks act on its own apt state, not on this one: drop them.
-    settings = work / "apt.conf"
-    settings.write_text("#clear APT::Update;\n")
-    options = {
-        "APT::Architecture": "amd64",
-        "APT::Architectures": "amd64",
-        "Acquire::Languages": "en",
-        "Acquire::GzipIndexes": "false",  # keep the lists uncompressed
-        "Dir::State": f"{work}/state",
-        "Dir::State::lists": f"{work}/state/lists",
-        "Dir::Cache": f"{work}/cache",
-    }
-    set_options = [f"-o{key}={value}" for key, value in options.items()]
-    command = ["apt-get", "-q", f"-c={settings}", *set_options, *arguments]
-    return subprocess.run(command, cwd=work, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def index_files(work: Path, kind: str) -> list[Path]:
@@ -83,16 +74,6 @@ def index_files(work: Path, kind: str) -> list[Path]:
     rows = [line.split("|") for line in listing.splitlines()]
     found = sorted((row[3], row[4]) for row in rows if row[:3] == [kind, "Debian", "main"])
     return [Path(name) for _, name in found]
-
-
-def vocabulary_file(work: Path) -> Path:
-    """Download the debtags package, unpack it and return its vocabulary."""
-    for old in work.glob("debtags_*.deb"):
-        old.unlink()
-    apt_get(work, "download", "debtags")
-    (package,) = work.glob("debtags_*.deb")
-    subprocess.run(["dpkg-deb", "-x", str(package), str(work / "debtags")], check=True)
-    return work / "debtags/usr/share/debtags/vocabulary"
 
 
 def paragraphs(path: Path) -> Iterator[Paragraph]:
@@ -221,48 +202,14 @@ def suggests_documents(packages: dict[str, Paragraph]) -> list[Record]:
     for name, fields in packages.items():
         names = {n for n in suggested(fields.get("Suggests", "")) if n in packages} - {name}
         if names:
-            documents.append(document(fields, names))
+            documents.append({**document(fields, names), "filter_labels": [name]})
     return documents
-
-
-def label(id: str, name: str, description: str, aliases: list[str], metadata: Record) -> Record:
-    """A catalogue record."""
-    return dict(id=id, name=name, description=description, aliases=aliases, metadata=metadata)
 
 
 def document(fields: Paragraph, labels: Iterable[str]) -> Record:
     """A document record, with the source package (removed before writing)."""
     source = fields.get("Source", fields["Package"]).split(" ")[0]
     return dict(id=fields["Package"], text=fields["Text"], labels=sorted(labels), source=source)
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def split_of(source: str) -> str:
-    """The split of a source package."""
-    percent = int(digest(source), 16) % 100
-    return next(split for split, bound in SPLITS if percent < bound)
-
-
-def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    path.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(lines):7,} {path}")
-
-
-def write_data_set(folder: Path, catalogue: list[Record], documents: list[Record]) -> Splits:
-    """Write a catalogue and the three splits; return the splits."""
-    splits: Splits = {split: [] for split, _ in SPLITS}
-    for record in sorted(documents, key=lambda record: digest(record["id"])):
-        row = {key: record[key] for key in ("id", "text", "labels")}
-        splits[split_of(record["source"])].append(row)
-    write_jsonl(folder / "catalogue.jsonl", catalogue)
-    for split, rows in splits.items():
-        write_jsonl(folder / f"{split}.jsonl", rows)
-    return splits
 
 
 def write_example(folder: Path, catalogue: list[Record], rows: list[Record]) -> None:
@@ -284,13 +231,13 @@ def main() -> None:
         vocabulary = work / "debtags/usr/share/debtags/vocabulary"
     else:
         apt_get(work, "update")
-        vocabulary = vocabulary_file(work)
+        vocabulary = unpacked(work, "debtags") / "usr/share/debtags/vocabulary"
     packages = read_packages(work)
     tags = tag_catalogue(vocabulary)
-    splits = write_data_set(options.full / "debian-tags", tags, tag_documents(packages, tags))
+    splits = write_data_set(options.full / "debian-tags", tags, tag_documents(packages, tags), CARD)
     write_example(options.example, tags, splits["train"][:EXAMPLE_SIZE])
     names = package_catalogue(packages)
-    write_data_set(options.full / "debian-suggests", names, suggests_documents(packages))
+    write_data_set(options.full / "debian-suggests", names, suggests_documents(packages), CARD)
 
 
 if __name__ == "__main__":
