@@ -8,6 +8,7 @@ from io import TextIOWrapper
 import typer
 
 from ctd_agent.commands.characterize import characterize
+from ctd_agent.commands.evaluate import evaluate
 from ctd_agent.commands.index import index, search
 from ctd_agent.commands.label import label
 from ctd_agent.commands.models import models
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command(epilog="Example: ctd-agent label documents.jsonl --labels catalogue.csv -o labelled.jsonl")(label)
 app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")(index)
 app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')(search)
+app.command("eval", epilog="Example: ctd-agent eval labelled.jsonl --gold gold.jsonl")(evaluate)
 app.command(epilog="Example: ctd-agent characterize dev.jsonl --labels catalogue.csv --out ./study")(characterize)
 app.command(epilog="Example: ctd-agent models --pull")(models)
 

@@ -1,10 +1,30 @@
-"""Metrics against cases worked by hand."""
+"""Metrics against cases worked by hand, and against scikit-learn, ir-measures and pyxclib."""
 
 import math
+import random
+import warnings
 
+import ir_measures
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
-from ctd_agent.distill.metrics import bootstrap, f1, ndcg, precision, rank_precision, recall
+from ctd_agent.distill.metrics import (
+    Statistic,
+    bootstrap,
+    coverage,
+    f1,
+    inverse_propensity,
+    macro_f1,
+    mean_of,
+    ndcg,
+    precision,
+    propensity_scored,
+    rank_precision,
+    ratio_of,
+    recall,
+)
 
 GOLD = {"a", "b", "c"}
 
@@ -49,3 +69,100 @@ def test_a_bootstrap_interval_holds_the_mean_and_narrows_with_more_documents():
 
 def test_a_constant_difference_has_an_interval_of_no_width():
     assert bootstrap([0.25] * 8) == (0.25, 0.25, 0.25)
+
+
+# Against other implementations, on random rankings and sets
+
+
+CATALOGUE = [f"label{number}" for number in range(30)]
+
+
+def random_run(seed: int) -> tuple[list[list[str]], list[list[str]], list[set[str]]]:
+    """Forty documents: the ranking of each, the labels chosen of it, and those that are right."""
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    rankings = [chance.sample(CATALOGUE, chance.randint(1, 25)) for _ in range(40)]
+    chosen = [ranking[: chance.randint(0, 4)] for ranking in rankings]
+    return rankings, chosen, [set(chance.sample(CATALOGUE, chance.randint(1, 6))) for _ in range(40)]
+
+
+def point(statistic: Statistic, documents: int) -> float:
+    return float(statistic(np.ones((1, documents)))[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranking_metrics_are_those_of_ir_measures(seed: int):
+    rankings, _, gold = random_run(seed)
+    run = {str(n): {label: float(-rank) for rank, label in enumerate(ranking)} for n, ranking in enumerate(rankings)}
+    right = {str(n): dict.fromkeys(labels, 1) for n, labels in enumerate(gold)}
+    for name, metric in (("P", precision), ("R", recall), ("nDCG", ndcg)):
+        for k in (1, 3, 5, 10):
+            measure = ir_measures.parse_measure(f"{name}@{k}")
+            theirs = {one.query_id: one.value for one in ir_measures.iter_calc([measure], right, run)}
+            ours = {str(n): metric(ranking, gold[n], k) for n, ranking in enumerate(rankings)}
+            assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_f1_is_that_of_scikit_learn(seed: int):
+    _, chosen, gold = random_run(seed)
+    known = sorted(set().union(*chosen, *gold))  # macro F1 is over these
+    matrix = MultiLabelBinarizer(classes=known).fit([known])
+    right, predicted = matrix.transform(gold), matrix.transform(chosen)
+    pairs = [(2 * len(set(c) & g), len(c) + len(g)) for c, g in zip(chosen, gold, strict=True)]
+    ours = {
+        "samples": point(mean_of([f1(c, g) for c, g in zip(chosen, gold, strict=True)]), 40),
+        "micro": point(ratio_of(pairs), 40),
+        "macro": point(macro_f1(chosen, gold), 40),
+    }
+    theirs = {average: f1_score(right, predicted, average=average, zero_division=0) for average in ours}
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_propensity_scored_precision_is_that_of_pyxclib():
+    """The numbers are what pyxclib's xc_metrics.py gives for this run; on PyPI it is not."""
+    rng = np.random.default_rng(5)
+    right = rng.random((6, 8)) < 0.35
+    right[~right.any(axis=1), 0] = True
+    scores = rng.random((6, 8)).round(3)
+    counts = (rng.random((50, 8)) < rng.random(8)).sum(axis=0)
+    weights = {str(label): inverse_propensity(int(count), 50) for label, count in enumerate(counts)}
+    assert weights["0"] == pytest.approx(2.06752824, abs=1e-8)
+    rankings = [[str(label) for label in np.argsort(-row)] for row in scores]
+    gold = [{str(label) for label in np.flatnonzero(row)} for row in right]
+    for k, expected in enumerate((0.14836543, 0.32256009, 0.28854809, 0.48752421, 0.55432135), start=1):
+        pairs = [propensity_scored(r, g, k, weights.__getitem__) for r, g in zip(rankings, gold, strict=True)]
+        assert point(ratio_of(pairs), 6) == pytest.approx(expected, abs=1e-8)
+
+
+def test_a_rare_label_weighs_more_and_all_right_scores_one():
+    assert inverse_propensity(1, 1000) > inverse_propensity(100, 1000) > 1
+    # (ln 1000 - 1) 2.5^0.55 / 2.5^0.55 + 1: a label of one document, worked by hand
+    assert inverse_propensity(1, 1000) == pytest.approx(math.log(1000))
+    assert propensity_scored(["a", "b"], {"a", "b"}, 2, {"a": 2.0, "b": 3.0}.__getitem__) == (5.0, 5.0)
+    assert propensity_scored(["x", "a"], {"a", "b"}, 2, {"a": 2.0, "b": 3.0}.__getitem__) == (2.0, 5.0)
+
+
+def test_coverage_is_of_labels_not_of_documents():
+    found, gold = [["a", "x"], ["a"], ["b"]], [{"a"}, {"a", "c"}, {"d"}]
+    assert point(coverage(found, gold), 3) == 1 / 3  # of a, c and d; b is wrong where it was found
+
+
+def test_an_interval_of_a_ratio_resamples_documents():
+    pairs = [(0.0, 1.0), (10.0, 10.0)] * 10
+    whole = bootstrap(ratio_of(pairs), 20)
+    assert whole.mean == pytest.approx(100 / 110)
+    assert whole.low < whole.mean < whole.high
+    assert bootstrap(ratio_of([(1.0, 2.0)] * 5), 5) == (0.5, 0.5, 0.5)
+
+
+def test_a_difference_is_over_the_same_draws():
+    better, worse = mean_of([0.3, 0.9, 0.5]), mean_of([0.1, 0.7, 0.3])
+    assert bootstrap(better, 3, less=worse) == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_sets_of_no_labels_score_nothing_and_warn_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert point(macro_f1([[], []], [{"a"}, {"b"}]), 2) == 0
+        assert point(coverage([[], []], [{"a"}, {"b"}]), 2) == 0
+        assert bootstrap(macro_f1([["a"], []], [{"a"}, {"b"}]), 2).mean == 0.5

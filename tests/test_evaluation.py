@@ -1,0 +1,180 @@
+"""`ctd-agent eval`: a run and right labels in, figures with intervals out."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ctd_agent.cli import run as cli
+from ctd_agent.distill.evaluation import Evaluation, ranked
+from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
+from ctd_agent.schema import ChosenLabel, Failure, LabeledDocument, Selection, ShortlistEntry, Usage
+
+Told = Callable[..., tuple[int, str, str]]
+
+
+def result(key: str, chosen: str = "", shortlist: str = "", **more: object) -> LabeledDocument:
+    """A result: labels are letters."""
+    labels = [ChosenLabel(id=one, name=one, rank=rank, score=0.9) for rank, one in enumerate(chosen, start=1)]
+    entries = [ShortlistEntry(id=one, score=0.1, found_by=[]) for one in shortlist]
+    usage = {"select": Usage(calls=1, prompt_tokens=100, cached_tokens=40, completion_tokens=5, seconds=0.5)}
+    return LabeledDocument.model_validate({"id": key, "labels": labels, "shortlist": entries, "usage": usage} | more)
+
+
+def write(path: str, *results: LabeledDocument) -> None:
+    Path(path).write_text("".join(one.model_dump_json() + "\n" for one in results))
+
+
+def write_gold(*rows: dict[str, object], path: str = "gold.jsonl") -> None:
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of three documents, one of which failed, and the right labels of four."""
+    monkeypatch.chdir(tmp_path)
+    failure = Failure(phase="select", kind="engine", message="down")
+    write("run.jsonl", result("1", "ax", "axb"), result("2", "", "cd"), result("3", failure=failure))
+    write_gold(
+        {"id": "1", "labels": ["a", "b"]},
+        {"id": "2", "labels": ["c"], "filter_labels": ["d"]},
+        {"id": "3", "labels": ["a"]},
+        {"id": "4", "labels": ["a"]},
+    )
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str]) -> Told:
+    """Run the command; return its exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = cli(["eval", *arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def scored(told: Told, *arguments: str) -> Evaluation:
+    code, out, err = told("run.jsonl", "--gold", "gold.jsonl", "--json", *arguments)
+    assert code == 0, err
+    return Evaluation.model_validate_json(out)
+
+
+def test_a_run_is_scored(told: Told):
+    found = scored(told)
+    assert (found.documents, found.missing, found.empty, found.failures) == (3, 1, 2, {"engine": 1})
+    means = {name: interval.mean for name, interval in found.metrics.items()}
+    assert means["P@1"] == pytest.approx(2 / 3)  # a is right, c is first on the shortlist, nothing of the third
+    assert means["R@5"] == pytest.approx((2 / 2 + 1 + 0) / 3)
+    assert means["F1"] == pytest.approx((2 * 1 / 4 + 0 + 0) / 3)
+    assert means["micro F1"] == pytest.approx(2 * 1 / (2 + 4))
+    assert means["macro F1"] == pytest.approx((2 / 3 + 0 + 0 + 0) / 4)  # of a, b, c and x
+    assert means["coverage@5"] == 1  # of a, b and c
+    assert found.cost["select"].cached_tokens == 40
+    assert found.cost["search"].seconds == 0
+    assert all(low <= mean <= high for mean, low, high in found.metrics.values())
+
+
+def test_labels_that_are_filtered_count_neither_as_right_nor_as_wrong(told: Told):
+    write("run.jsonl", result("2", "d", "dc"))
+    found = scored(told)
+    assert found.metrics["P@1"].mean == 1
+    assert found.metrics["labels chosen"].mean == 0
+
+
+def test_a_ranking_goes_on_with_what_the_log_knows(told: Told):
+    write("run.jsonl", one := result("1", "x", "xab"))
+    selection = Selection(labels=list(one.labels), scores={"x": 0.9, "b": 0.15, "a": 0.1})
+    common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget={}))
+    step = Transition(
+        run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", selection=selection,
+        added=["x", "a", "b", "z"],
+    )  # fmt: skip
+    log.write([step])
+    assert ranked(one, [step]) == ["x", "b", "a", "z"]
+    assert scored(told).metrics["R@5"].mean == 1
+    code, _, said = told("run.jsonl", "--gold", "gold.jsonl")
+    assert (code, "without its log" in said) == (0, False)
+
+
+def test_without_a_log_it_says_where_the_ranking_ends(told: Told):
+    code, _, said = told("run.jsonl", "--gold", "gold.jsonl")
+    assert code == 0
+    assert "without its log (run.jsonl.transitions.jsonl) a ranking ends with the shortlist" in said
+    assert "1 documents of gold.jsonl have no result" in said
+
+
+def test_training_documents_bring_propensities(told: Told):
+    write_gold(*({"id": str(n), "labels": ["a"] if n else ["a", "c"]} for n in range(20)), path="train.jsonl")
+    found = scored(told, "--train", "train.jsonl")
+    assert 0 < found.metrics["PSP@1"].mean < 1
+    assert "PSP@1" not in scored(told).metrics
+
+
+def test_two_runs_are_compared_by_document(told: Told):
+    write("other.jsonl", result("1", "x", "x"), result("2", "", "cd"))
+    compared = scored(told, "--compare", "other.jsonl").compared
+    assert compared
+    assert compared.documents == 2
+    assert compared.differences["P@1"].mean == 0.5
+    assert compared.differences["F1"].mean == pytest.approx(0.25)
+    same = scored(told, "--compare", "run.jsonl").compared
+    assert same
+    assert set(same.differences.values()) == {(0, 0, 0)}
+
+
+def test_the_figures_go_into_a_file_too(told: Told):
+    assert scored(told, "--out", "eval.json") == Evaluation.model_validate_json(Path("eval.json").read_text())
+
+
+def test_a_run_that_is_being_written_can_be_scored(told: Told):
+    with Path("run.jsonl").open("a") as file:
+        file.write('{"id": "4", "lab')
+    assert scored(told).documents == 3
+
+
+def test_people_see_tables():
+    ours, theirs = pty.openpty()
+    command = [Path(sys.executable).with_name("ctd-agent"), "eval", "run.jsonl", "--gold", "gold.jsonl"]
+    command += ["--compare", "run.jsonl"]
+    environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:  # how a terminal ends
+            pass
+    text = shown.decode()
+    assert "less run.jsonl" in text
+    assert "RP@5" in text
+    assert "2 empty answers, 1 failed" in text
+
+
+@pytest.mark.parametrize(
+    ("break_it", "complaint"),
+    [
+        (lambda: Path("run.jsonl").unlink(), "run.jsonl: no such run; make it: ctd-agent label"),
+        (lambda: write_gold({"id": "9", "labels": ["a"]}), "do the ids of run and gold agree?"),
+        (lambda: write_gold({"id": "1", "labels": []}), "no document of the run has right labels"),
+        (lambda: write_gold({"id": "1", "text": "a"}), "gold.jsonl: no column 'labels'"),
+        (lambda: write_gold({"labels": ["a"]}), "gold.jsonl: no column 'id'"),
+        (lambda: write_gold({"id": "1", "labels": [{"a": 1}]}), "gold.jsonl:1: field 'labels' must be a list"),
+        (lambda: Path("run.jsonl").write_text("{}\n{}\n"), "run.jsonl:1: not a LabeledDocument"),
+    ],
+    ids=["no run", "other ids", "no labels", "no column", "no id", "not labels", "no run's lines"],
+)
+def test_what_is_wrong_is_said_in_a_line(told: Told, break_it: Callable[[], object], complaint: str):
+    break_it()
+    code, out, said = told("run.jsonl", "--gold", "gold.jsonl", "--json")
+    assert (code, out) == (2, "")
+    assert complaint in said
+    assert "Traceback" not in said
