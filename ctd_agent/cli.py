@@ -8,6 +8,7 @@ from io import TextIOWrapper
 import typer
 
 from ctd_agent.commands.characterize import characterize
+from ctd_agent.commands.dataset import dataset
 from ctd_agent.commands.evaluate import evaluate
 from ctd_agent.commands.index import index, search
 from ctd_agent.commands.label import label
@@ -27,6 +28,7 @@ app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")(in
 app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')(search)
 app.command("eval", epilog="Example: ctd-agent eval labelled.jsonl --gold gold.jsonl")(evaluate)
 app.command(epilog="Example: ctd-agent characterize dev.jsonl --labels catalogue.csv --out ./study")(characterize)
+app.command(epilog="Example: ctd-agent dataset ./LF-AmazonTitles-131K --out ./amazon")(dataset)
 app.command(epilog="Example: ctd-agent models --pull")(models)
 
 INTERRUPTED = 130
