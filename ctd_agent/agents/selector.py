@@ -81,7 +81,7 @@ class Listwise:
         """Keep each number on the shortlist once, best first; a number off it is dropped."""
         content = exchange.replies[-1].content
         try:
-            choices = _Choices.model_validate_json(_unfenced(content))
+            choices = _Choices.model_validate_json(unfenced(content))
         except ValidationError as error:
             raise UnusableSelectionError(f"no selection in the model's answer: {content[:80]!r}") from error
         valid = {c.number: c for c in reversed(choices.labels) if 1 <= c.number <= len(shortlist)}
@@ -205,6 +205,6 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _unfenced(content: str) -> str:
+def unfenced(content: str) -> str:
     """Return the JSON of an answer that an engine without constrained decoding put into a code block."""
     return content.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
