@@ -13,6 +13,7 @@ from ctd_agent.commands.evaluate import evaluate
 from ctd_agent.commands.index import index, search
 from ctd_agent.commands.label import label
 from ctd_agent.commands.models import models
+from ctd_agent.commands.report import report
 from ctd_agent.errors import CtdError, UserError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command(epilog="Example: ctd-agent index catalogue.csv --out ./my-index")(in
 app.command(epilog='Example: ctd-agent search ./my-index "central bank raises rates"')(search)
 app.command("eval", epilog="Example: ctd-agent eval labelled.jsonl --gold gold.jsonl")(evaluate)
 app.command(epilog="Example: ctd-agent characterize dev.jsonl --labels catalogue.csv --out ./study")(characterize)
+app.command(epilog="Example: ctd-agent report labelled.jsonl --gold gold.jsonl --out report.html")(report)
 app.command(epilog="Example: ctd-agent dataset ./LF-AmazonTitles-131K --out ./amazon")(dataset)
 app.command(epilog="Example: ctd-agent models --pull")(models)
 

@@ -1,0 +1,191 @@
+"""A run, its score and its characterization as one HTML page that needs nothing else.
+
+The page's text is escaped: figures are elements that are written as HTML, and documents are JSON without a
+"<", which the page's script only ever shows as text.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+from xml.etree.ElementTree import Element, tostring
+
+from ctd_agent.distill.characterization import Characterization
+from ctd_agent.distill.evaluation import Evaluation
+from ctd_agent.distill.report_charts import (
+    Curve,
+    bars,
+    curves,
+    differences,
+    element,
+    heat_map,
+    interval_text,
+    number,
+    table,
+)
+from ctd_agent.distill.report_documents import CLASSES, Case, Names, Stage, details, funnel, title
+from ctd_agent.graphs.transitions import Run
+
+
+def page(
+    cases: Sequence[Case] = (),
+    *,
+    run: Run | None = None,
+    names: Mapping[str, str] = {},
+    evaluation: Evaluation | None = None,
+    characterization: Characterization | None = None,
+) -> str:
+    """Return the page. What is not given has no section on it.
+
+    `run` is the header of the log, `names` are the labels' by id where the log does not say.
+    """
+    known = Names(names)
+    catalogue = run.labels if run else characterization.labels if characterization else None
+    sections = [
+        *([_funnel(funnel(cases, catalogue))] if cases else []),
+        *([_metrics(evaluation)] if evaluation else []),
+        *(_characterization(characterization) if characterization else []),
+    ]
+    rows = [[case.result.id, title(case), [CLASSES.index(one) for one in case.classes()]] for case in cases]
+    opened = [_json(details(case, known)) for case in cases]
+    ours = files("ctd_agent.distill")
+    return Template(ours.joinpath("report.html").read_text(encoding="utf-8")).substitute(
+        style=ours.joinpath("report.css").read_text(encoding="utf-8"),
+        script=ours.joinpath("report.js").read_text(encoding="utf-8"),
+        about=_html(_about(cases, run, characterization)),
+        sections="\n".join(map(_html, sections)),
+        explorer="" if cases else "hidden",
+        index=_json({"rows": rows, "classes": CLASSES, "labels": known.table()}),
+        details="\n".join(opened),
+    )
+
+
+def _html(made: Element) -> str:
+    return tostring(made, encoding="unicode", method="html")
+
+
+def _json(value: Any) -> str:
+    # Neither "</script>" nor "<!--" can stand in it; surrogates that no file can hold neither.
+    return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")
+
+
+def _about(cases: Sequence[Case], run: Run | None, characterization: Characterization | None) -> Element:
+    facts = []
+    if run:
+        models = run.selector if run.shortlister == run.selector else f"{run.shortlister} and {run.selector}"
+        facts += [run.task, f"model {models}", f"{run.labels:,} labels", f"run of {run.started[:10]}"]
+    elif characterization:
+        facts += [characterization.task, f"model {characterization.selector}", f"{characterization.labels:,} labels"]
+    facts += [f"{len(cases):,} documents"] if cases else []
+    return element("p", " · ".join(facts), class_="about")
+
+
+def _section(heading: str, *children: Element) -> Element:
+    return element("section", element("h2", heading), *children)
+
+
+def _note(text: str) -> Element:
+    return element("p", text, class_="note")
+
+
+def _funnel(stages: Sequence[Stage]) -> Element:
+    steps = []
+    for stage in stages:
+        labels = f"{stage.labels:,.0f}" if stage.labels >= 10 else f"{stage.labels:.1f}"
+        right = (
+            [] if stage.right is None else [element("span", f"{stage.right:.0%} of the right labels", class_="right")]
+        )
+        width = f"--share:{100 * (1.0 if stage.right is None else stage.right):.1f}%"
+        count = element("strong", labels)
+        steps.append(element("li", element("span", stage.name, class_="stage"), count, *right, style=width))
+    return _section(
+        "From catalogue to choice", _note("Labels a document, on average."), element("ol", *steps, class_="funnel")
+    )
+
+
+def _metrics(found: Evaluation) -> Element:
+    headings = ["", "mean [95% interval]"]
+    rows = [[name, interval_text(value)] for name, value in found.metrics.items()]
+    if found.compared:
+        headings.append("less the other run")
+        for row in rows:
+            row.append(interval_text(found.compared.differences[row[0]], signed=True))
+    failed = sum(found.failures.values())
+    said = f"Over {found.documents:,} documents; {found.empty:,} answers without a label, {failed:,} failed."
+    cost = [
+        [
+            phase,
+            *(f"{value:,.1f}" for value in (one.calls, one.prompt_tokens, one.completion_tokens)),
+            f"{one.seconds:.2f}",
+        ]
+        for phase, one in found.cost.items()
+    ]
+    return _section(
+        "Score",
+        _note(said),
+        table(headings, rows),
+        table(["a document", "calls", "tokens in", "tokens out", "seconds"], cost),
+    )
+
+
+def _characterization(found: Characterization) -> Iterator[Element]:
+    yield _section("What was found", element("ul", *(element("li", one) for one in found.findings), class_="findings"))
+    yield _section("Isolate: the shortlist", *_recalls(found))
+    given = [(one.name, one.metrics["P@1"]) for one in found.selection_given]
+    yield _section(
+        "Isolate: the selector",
+        _note("P@1 on the real shortlist and on made-up ones; beside each, what their order alone would have scored."),
+        bars(given),
+    )
+    changed = [(one.name, one.differences["RP@5"]) for one in found.ablations[1:]]
+    yield _section("Ablate", _note("RP@5 with one thing changed, less that of the whole graph."), differences(changed))
+    yield _swap(found)
+    yield _steps(found)
+    yield _errors(found)
+
+
+def _recalls(found: Characterization) -> Iterator[Element]:
+    kept, searched = found.recall_by_candidates, found.recall_by_searches
+    by_size = Curve("recall", [point.recall for point in kept])
+    yield curves([by_size], [str(point.at) for point in kept], "candidates kept", "recall")
+    by_search = Curve("recall", [point.recall for point in searched])
+    yield curves([by_search], [str(point.at) for point in searched], "searches, the document's own first", "recall")
+
+
+def _swap(found: Characterization) -> Element:
+    swap = found.swap
+    parts = [("shortlisting", swap.shares["shortlist"]), ("selecting", swap.shares["select"]), ("both", swap.gain)]
+    return _section(
+        "Swap",
+        _note("RP@5 of every shortlister with every selector."),
+        heat_map(swap.shortlisters, swap.selectors, swap.values, "shortlister"),
+        _note("What each phase adds to hybrid retrieval in its own order (Shapley shares)."),
+        differences(parts),
+    )
+
+
+def _steps(found: Characterization) -> Element:
+    lines = [Curve("focus", [step.focus for step in found.steps])]
+    confusion = [step.confusion for step in found.steps if step.confusion]
+    if len(confusion) == len(found.steps):
+        lines.append(Curve("confusion", confusion))
+    places = [step.name.removeprefix("the ").replace("'s ", " ") for step in found.steps]
+    said = "Focus: candidates' weight near right labels. Confusion: how often a near-miss outranks its right label."
+    return _section("Follow", _note(said), curves(lines, places, "after", "share"))
+
+
+def _errors(found: Characterization) -> Element:
+    rows = [
+        [
+            one.name,
+            f"{one.count:,}",
+            number(one.share),
+            "; ".join(f"{example.name} ({example.document})" for example in one.examples),
+        ]
+        for one in found.errors
+    ]
+    said = "Shares are of all right labels; of the wrongly chosen, of all chosen."
+    section = _section("Errors", _note(said), table(["class", "labels", "share", "examples"], rows))
+    section.set("class", "wide")
+    return section
