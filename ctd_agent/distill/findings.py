@@ -5,6 +5,7 @@ from ctd_agent.distill.metrics import Interval
 
 METRIC = "RP@5"  # of the ranking: what the words go by
 NEAR, REAL, ADDED = "gold among near-misses", "the real shortlist", "gold added"
+FEW = 50  # documents, below which an interval is as wide as most effects
 REMEDIES = {
     "never retrieved": "search finds too little: better names, aliases and descriptions in the catalogue, another "
     "embedder, or a shortlister that searches more",
@@ -23,6 +24,7 @@ def findings(found: Characterization) -> list[str]:
         *_ablated(found.ablations),
         *_given(found.selection_given),
         *_followed(found),
+        *([f"{found.documents} documents are few: read the intervals."] if found.documents < FEW else []),
     ]
 
 
@@ -85,7 +87,9 @@ def _followed(found: Characterization) -> list[str]:
     if first.confusion and shortlist.confusion and last.confusion:
         early = first.confusion.mean - shortlist.confusion.mean
         late = shortlist.confusion.mean - last.confusion.mean
-        agrees = "as the paper has it: late" if late > max(early, 0) else "unlike in the paper"
+        agrees = (
+            "it falls late, as in the paper" if late > max(early, 0) else "unlike in the paper it does not fall late"
+        )
         said.append(
             f"A near-miss outranks its right label in {first.confusion.mean:.0%} of pairs at first, "
             f"{shortlist.confusion.mean:.0%} on the shortlist, {last.confusion.mean:.0%} after the selection: {agrees}."
