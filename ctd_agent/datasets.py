@@ -29,8 +29,9 @@ def convert_xmc(folder: Path, out: Path) -> dict[str, int]:
     Two of its forms are read, plain or gzipped. JSON lines with titles: `lbl.json`, `trn.json`, `tst.json`
     (`title`, `content`, `target_ind`). Or raw texts, one a line, with sparse matrices: `Y.txt`, `trn_X.txt`,
     `tst_X.txt`, and `trn_X_Y.txt`, `tst_X_Y.txt` (`ROWS COLUMNS`, then `LABEL:VALUE ...` a line). Beside them,
-    `filter_labels_train.txt` and `filter_labels_test.txt` may say which labels of which document do not count
-    (`DOCUMENT LABEL` a line, from 0). A label's id is its line, from 0; its repository's is in the metadata.
+    `filter_labels_train.txt` and `filter_labels_test.txt`, or `trn_filter_labels.txt` and
+    `tst_filter_labels.txt`, may say which labels of which document do not count (`DOCUMENT LABEL` a line,
+    from 0). A label's id is its line, from 0; its repository's is in the metadata.
 
     Raises UserError for files that are not there or are malformed.
     """
@@ -38,7 +39,7 @@ def convert_xmc(folder: Path, out: Path) -> dict[str, int]:
     count = _write(out / "catalogue.jsonl", _titled_labels(folder) if titled else _raw_labels(folder))
     written = {"catalogue": count}
     for short, split in SPLITS.items():
-        filtered = _filtered(_find(folder, f"filter_labels_{split}.txt"))
+        filtered = _filtered(_find(folder, f"filter_labels_{split}.txt", f"{short}_filter_labels.txt"), count)
         rows = _titled(folder, short, count) if titled else _raw(folder, short, count)
         numbered = (_filter(row, filtered.get(number)) for number, row in enumerate(rows))
         written |= _write_split(out, split, numbered, with_dev=True)
@@ -87,7 +88,7 @@ def _lines(folder: Path, *names: str) -> Iterator[tuple[str, str]]:
     with _text(path) as file:
         try:
             for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.rstrip("\n")
+                yield f"{path}:{number}", line.rstrip("\r\n")
         except (OSError, EOFError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
 
@@ -95,8 +96,8 @@ def _lines(folder: Path, *names: str) -> Iterator[tuple[str, str]]:
 def _text(path: Path) -> TextIO:
     # Older sets are in Latin-1 here and there: a stray byte is no reason to refuse a million lines.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
-    return path.open(encoding="utf-8", errors="replace")
+        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n")
+    return path.open(encoding="utf-8", errors="replace", newline="\n")  # a lone \r within a title ends no line
 
 
 def _objects(folder: Path, *names: str) -> Iterator[tuple[str, Row]]:
@@ -139,13 +140,18 @@ def _titled(folder: Path, short: str, labels: int) -> Iterator[Row]:
 def _raw(folder: Path, short: str, labels: int) -> Iterator[Row]:
     texts = _lines(folder, f"{short}_X.txt")
     matrix = _lines(folder, f"{short}_X_Y.txt")
-    next(matrix, None)  # its size
+    place, size = next(matrix, (f"{short}_X_Y.txt", ""))
+    if size.split()[1:] != [str(labels)]:
+        raise UserError(f"{place}: {size!r} is not ROWS COLUMNS with a column for each of {labels} labels")
+    number = -1
     for number, (text, targets) in enumerate(zip_longest(texts, matrix)):
         if text is None or targets is None:
             place, _ = text or targets
             raise UserError(f"{place}: {short}_X.txt and {short}_X_Y.txt have not the same number of documents")
         found = [pair.partition(":")[0] for pair in targets[1].split()]
         yield {"id": f"{short}-{number}", "text": text[1].strip(), "labels": _targets(targets[0], found, labels)}
+    if number + 1 != int(size.split()[0]):
+        raise UserError(f"{place}: {size.split()[0]} documents are announced, {number + 1} are there")
 
 
 def _targets(place: str, numbers: Iterable[Any], labels: int) -> list[str]:
@@ -155,15 +161,17 @@ def _targets(place: str, numbers: Iterable[Any], labels: int) -> list[str]:
     return found
 
 
-def _filtered(path: Path | None) -> Mapping[int, list[str]]:
+def _filtered(path: Path | None, labels: int) -> Mapping[int, list[str]]:
     """Return the labels that do not count, by the document's number; without a file there are none."""
     found: dict[int, list[str]] = defaultdict(list)
     if path is not None:
         for place, line in _lines(path.parent, path.name.removesuffix(".gz")):
+            if not line.strip():
+                continue
             document, _, label = line.strip().partition(" ")
-            if not (document.isdecimal() and label.strip().isdecimal()):
+            if not document.isdecimal():
                 raise UserError(f"{place}: not two numbers, a document's and a label's")
-            found[int(document)].append(label.strip())
+            found[int(document)] += _targets(place, [label.strip()], labels)
     return found
 
 
@@ -199,7 +207,8 @@ def _class_names(feature: Any) -> list[str] | None:
 def _hf_row(key: str, row: Row, text: str, labels: str, names: list[str] | None) -> Row:
     value = row[labels]
     values = value if isinstance(value, list) else [] if value is None else [value]
-    found = [names[one] if names and isinstance(one, int) else str(one) for one in values]
+    # -1 is how a class label says that it is not known.
+    found = [names[one] if names and isinstance(one, int) else str(one) for one in values if one != -1]
     return {"id": str(row.get("id") or key), "text": row[text] or "", "labels": found}
 
 

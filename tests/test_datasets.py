@@ -97,12 +97,13 @@ def test_a_perfect_run_scores_one_only_where_filtered_labels_are_left_out(capfd:
         (lambda: write("trn.json.gz", "{"), "trn.json.gz:1: malformed JSON"),
         (lambda: write("trn.json.gz", '{"title": "x"}'), "trn.json.gz:1: field 'target_ind' must be a list"),
         (lambda: write("tst.json.gz", '{"title": "x", "target_ind": [7]}'), "'7' is no label's number: there are 3"),
-        (lambda: write("filter_labels_test.txt", "0"), "filter_labels_test.txt:1: not two numbers"),
+        (lambda: write("filter_labels_test.txt", "x 1"), "filter_labels_test.txt:1: not two numbers"),
+        (lambda: write("filter_labels_test.txt", "0 99"), "filter_labels_test.txt:1: '99' is no label's number"),
         (lambda: Path("xmc/tst.json.gz").unlink(), "xmc: no file tst.json or tst.json.gz"),
         (lambda: Path("xmc/lbl.json.gz").unlink(), "xmc: no file Y.txt or Y.txt.gz"),
         (lambda: Path("xmc/trn.json.gz").write_bytes(b"\x1f\x8b torn"), "trn.json.gz: cannot be read"),
     ],
-    ids=["json", "no targets", "no such label", "filter", "no test", "no labels", "not gzip"],
+    ids=["json", "no targets", "no such label", "filter", "filtered label", "no test", "no labels", "not gzip"],
 )
 def test_what_is_wrong_is_said_in_a_line(
     break_it: Callable[[], object], complaint: str, capfd: pytest.CaptureFixture[str]
@@ -113,6 +114,23 @@ def test_what_is_wrong_is_said_in_a_line(
     said = capfd.readouterr().err
     assert complaint in said
     assert "Traceback" not in said
+
+
+def test_a_matrix_is_as_large_as_it_says(capfd: pytest.CaptureFixture[str]):
+    raw()
+    write("tst_X_Y.txt", "1 4", "0:1 1:1")
+    assert cli(["dataset", "xmc", "--out", "set"]) == 2
+    assert "'1 4' is not ROWS COLUMNS with a column for each of 3 labels" in capfd.readouterr().err
+    write("tst_X_Y.txt", "9 3", "0:1 1:1")
+    assert cli(["dataset", "xmc", "--out", "set"]) == 2
+    assert "9 documents are announced, 1 are there" in capfd.readouterr().err
+
+
+def test_a_carriage_return_within_a_title_ends_no_line():
+    raw()
+    write("Y.txt", "Mug", "Pan\rlarge", "Tray\r")
+    assert cli(["dataset", "xmc", "--out", "set"]) == 0
+    assert [label.name for label in read_labels("set/catalogue.jsonl")] == ["Mug", "Pan\rlarge", "Tray"]
 
 
 def test_texts_and_matrices_of_different_lengths_are_refused(capfd: pytest.CaptureFixture[str]):
@@ -133,7 +151,7 @@ def saved(rows: dict[str, list[object]], features: datasets.Features | None = No
 def test_a_hugging_face_set_with_class_labels_has_them_all_in_its_catalogue():
     classes = datasets.ClassLabel(names=["cat", "dog", "cow"])
     features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(classes)})
-    saved({"text": ["a cat", "a cat and a dog"], "labels": [[0], [0, 1]]}, features)
+    saved({"text": ["a cat", "a cat and a dog"], "labels": [[0], [0, 1, -1]]}, features)
     assert cli(["dataset", "hf:hub", "--out", "set"]) == 0
     assert [label.id for label in read_labels("set/catalogue.jsonl")] == ["cat", "dog", "cow"]
     assert read_gold("set/test.jsonl")["test-1"].labels == {"cat", "dog"}
@@ -175,12 +193,21 @@ def test_foldoc_s_references_are_labels_and_leave_the_text():
     make = runpy.run_path(str(EXAMPLES / "foldoc" / "make.py"))
     body = (
         "\n   <games> A {Widget} and a {gadget} that people who write about such things have often said to be "
-        "of more use than most others of its kind; see {ftp://x/y}.\n\n   See also {gizmo}.\n\n   (1999-01-02)\n"
+        "of more use than most others of its kind, says {IBM}; see {ftp://x/y}.\n\n   See also {gizmo}.\n\n"
+        "   (1999-01-02)\n"
     )
-    found = {"thing": body, "widget": "\n  A widget.", "Gadget": "\n  A gadget.", "gizmo": "\n  A gizmo."}
-    catalogue, (document,) = make["data_set"](found, {"widget": ["widget", "widgets"]})
+    found = {
+        "thing": body,
+        "widget": "\n  A widget.",
+        "Gadget": "\n  A gadget.",
+        "GADGET": "\n  Another.",
+        "gizmo": "\n  A gizmo.",
+        "International Business Machines": "\n  A company.",
+    }
+    catalogue, (document,) = make["data_set"](found, {"International Business Machines": ["ibm"]})
     assert {label["id"] for label in catalogue} == found.keys()
-    assert document["labels"] == ["Gadget", "gizmo", "widget"]
+    # {gadget} may be either of two, and is neither.
+    assert document["labels"] == ["International Business Machines", "gizmo", "widget"]
     assert document["filter_labels"] == ["thing"]
     assert "Widget and a gadget that" in document["text"]
     assert not {"{", "See also", "1999", "ftp:"} & set(document["text"].replace("See also", "").split())

@@ -14,6 +14,8 @@ import argparse
 import gzip
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -42,12 +44,16 @@ cross references; here the marks are taken out of the text, and are the labels.
 - Label: an entry; id and name its headword, aliases its other headwords, description the beginning of its text.
 - Document: the headword and the text of an entry with at least two cross references to entries that exist and
   twenty words. Sentences that do nothing but refer ("See also ...", "Compare ...") are left out. What is referred to
-  otherwise often stands in the text by name: that is how the dictionary is written.
+  otherwise stands in the text, nine times in ten by its headword: that is how the dictionary is written.
+- A reference is resolved by the headword, by the headword in any case, or by a word of the index that no other
+  entry has ("IBM").
 - `filter_labels`: the entry itself, which its own text finds first, and which does not count.
 - Splits are by a hash of the headword, 80/10/10; rows are in the order of a hash of their id.
 - Known flaw: editors mark a term where they think of it; a term that is there unmarked counts as wrong.
-- Licence: GNU Free Documentation License 1.1 or later, with no Invariant Sections, Front- or Back-Cover Texts.
-  Copyright 1993 by Denis Howe. "The Free On-line Dictionary of Computing, http://www.foldoc.org/, Editor Denis Howe".
+- Licence: "Copyright 1993 by Denis Howe. Permission is granted to copy, distribute and/or modify this document under
+  the terms of the GNU Free Documentation License, Version 1.1 or any later version published by the Free Software
+  Foundation; with no Invariant Sections, Front- or Back-Cover Texts." The licence is the dictionary's entry "GNU Free
+  Documentation License". Source: "The Free On-line Dictionary of Computing, http://www.foldoc.org/, Editor Denis Howe".
 """
 
 
@@ -92,15 +98,39 @@ def says(sentence: str) -> bool:
     return re.search(r"\w", sentence) is not None and not POINTER.match(sentence)
 
 
+def shown(mark: str) -> str:
+    """What a reference shows in the text: of one with an address, what stands before it."""
+    return mark.partition("://")[0].rpartition("(")[0].strip() if "://" in mark else mark
+
+
 def plain(text: str) -> str:
-    """A text without the marks of references; of a file's or a page's address nothing is left."""
-    return re.sub(r"\(\s*\)", "", REFERENCE.sub(lambda mark: "" if "://" in mark[1] else mark[1], text)).strip()
+    """A text without the marks of references, and without the gaps that addresses leave."""
+    bare = re.sub(r"\(\s*\)", "", REFERENCE.sub(lambda mark: shown(mark[1]), text))
+    return re.sub(r"\s+([,.;:])", r"\1", " ".join(bare.split()))
 
 
-def referred(body: str, known: dict[str, str]) -> set[str]:
-    """The entries that a text refers to, whatever the case it writes them in."""
-    names = {" ".join(name.split()).casefold() for name in REFERENCE.findall(body)}
-    return {known[name] for name in names if name in known}
+def resolver(found: Iterable[str], words: dict[str, list[str]]) -> Callable[[str], str | None]:
+    """Return what finds the entry that a name means: by its headword, in any case, or by a word no other has."""
+    heads = set(found)
+    ways: list[dict[str, set[str]]] = [defaultdict(set), defaultdict(set)]
+    for head in heads:
+        ways[0][head.casefold()].add(head)
+        for word in words.get(head, []):
+            ways[1][word.casefold()].add(head)
+
+    def resolve(name: str) -> str | None:
+        if name in heads:
+            return name
+        named = next((way[name.casefold()] for way in ways if name.casefold() in way), set())
+        return next(iter(named)) if len(named) == 1 else None
+
+    return resolve
+
+
+def referred(body: str, resolve: Callable[[str], str | None]) -> set[str]:
+    """The entries that a text refers to."""
+    names = (" ".join(shown(mark).split()) for mark in REFERENCE.findall(body))
+    return {head for name in names if (head := resolve(name))}
 
 
 def main() -> None:
@@ -118,13 +148,13 @@ def main() -> None:
 
 def data_set(found: dict[str, str], words: dict[str, list[str]]) -> tuple[list[Record], list[Record]]:
     """Return the labels and the documents of a dictionary."""
-    known = {head.casefold(): head for head in found}
+    resolve = resolver(found, words)
     catalogue, documents = [], []
     for head, body in sorted(found.items()):
         said = plain(" ".join(paragraphs(body)))
         aliases = [word for word in words.get(head, []) if word.casefold() != head.casefold()]
         catalogue.append(label(head, head, " ".join(said.split()[:40]), aliases, {}))
-        right = referred(body, known) - {head}
+        right = referred(body, resolve) - {head}
         if len(right) >= MIN_LABELS and len(said.split()) >= MIN_WORDS:
             row = dict(id=head, text=f"{head}\n{said}", labels=sorted(right), filter_labels=[head], source=head)
             documents.append(row)
