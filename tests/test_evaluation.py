@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.evaluation import Evaluation, ranked
+from ctd_agent.distill.evaluation import Evaluation, evaluate, ranked
 from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
-from ctd_agent.schema import ChosenLabel, Failure, LabeledDocument, Selection, ShortlistEntry, Usage
+from ctd_agent.schema import ChosenLabel, Failure, Gold, LabeledDocument, Selection, ShortlistEntry, Usage
 
 Told = Callable[..., tuple[int, str, str]]
 
@@ -130,8 +130,42 @@ def test_two_runs_are_compared_by_document(told: Told):
     assert set(same.differences.values()) == {(0, 0, 0)}
 
 
+def test_a_run_without_a_log_is_compared_by_what_both_know(told: Told):
+    """The same run once more, its log lost: it is no worse for it."""
+    write("run.jsonl", one := result("1", "x", "x"))
+    write("copy.jsonl", one)
+    common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget={}))
+    log.write(
+        [Transition(run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", added=["a"])]
+    )
+    found = scored(told, "--compare", "copy.jsonl")
+    assert found.metrics["R@5"].mean == 0.5
+    assert found.compared
+    assert set(found.compared.differences.values()) == {(0, 0, 0)}
+    assert "as one has no log" in told("run.jsonl", "--gold", "gold.jsonl", "--compare", "copy.jsonl")[2]
+
+
+def test_an_interval_of_what_counts_labels_is_about_the_figure():
+    """Every resample of the documents lacks some labels; the figure is not above its own interval for that."""
+    gold = {str(n): Gold(frozenset({f"{n}", "a"})) for n in range(200)}
+    results = [result(key, "a").model_copy(update={"shortlist": []}) for key in gold]
+    results += [result(str(n), "a") for n in range(200, 210)]
+    gold |= {str(n): Gold(frozenset({"a"})) for n in range(200, 210)}
+    found = evaluate(results, gold).metrics
+    for name in ("macro F1", "coverage@5"):
+        assert found[name].low <= found[name].mean <= found[name].high <= 1
+
+
 def test_the_figures_go_into_a_file_too(told: Told):
-    assert scored(told, "--out", "eval.json") == Evaluation.model_validate_json(Path("eval.json").read_text())
+    found = scored(told, "--out", "new/eval.json")
+    assert found == Evaluation.model_validate_json(Path("new/eval.json").read_text())
+
+
+def test_a_file_that_cannot_be_written_is_told(told: Told):
+    code, out, said = told("run.jsonl", "--gold", "gold.jsonl", "--json", "--out", "gold.jsonl/eval.json")
+    assert (code, out) == (2, "")
+    assert "error: gold.jsonl/eval.json: cannot be written: " in said
 
 
 def test_a_run_that_is_being_written_can_be_scored(told: Told):
@@ -143,7 +177,8 @@ def test_a_run_that_is_being_written_can_be_scored(told: Told):
 def test_people_see_tables():
     ours, theirs = pty.openpty()
     command = [Path(sys.executable).with_name("ctd-agent"), "eval", "run.jsonl", "--gold", "gold.jsonl"]
-    command += ["--compare", "run.jsonl"]
+    Path("[b]other.jsonl").write_bytes(Path("run.jsonl").read_bytes())
+    command += ["--compare", "[b]other.jsonl"]
     environment = os.environ | {"COLUMNS": "100", "TERM": "dumb"}
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment):
         os.close(theirs)
@@ -154,7 +189,7 @@ def test_people_see_tables():
         except OSError:  # how a terminal ends
             pass
     text = shown.decode()
-    assert "less run.jsonl" in text
+    assert "less [b]other.jsonl" in text
     assert "RP@5" in text
     assert "2 empty answers, 1 failed" in text
 

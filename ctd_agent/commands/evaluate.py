@@ -44,12 +44,15 @@ def evaluate(
     found = evaluation.evaluate(results, right, steps, weight, seed=seed)
     if compare:
         theirs, their_steps = _read(compare, None)
+        if not (steps and their_steps):  # the longer rankings would win by their length alone
+            note(f"{run} less {compare}: of both, rankings end with the shortlist, as one has no log")
+            steps, their_steps = {}, {}
         pair = evaluation.scored(results, right, steps), evaluation.scored(theirs, right, their_steps)
         found = found.model_copy(update={"compared": evaluation.compare(*pair, weight, seed=seed)})
     if found.missing:
         note(f"{run}: {found.missing} documents of {gold} have no result; they are left out")
     if out:
-        out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _write(out, found)
     if as_json or not sys.stdout.isatty():
         sys.stdout.write(found.model_dump_json() + "\n")
     else:
@@ -73,6 +76,14 @@ def _read(run: Path, log: Path | None) -> "tuple[list[LabeledDocument], Mapping[
     return results, read_transitions(where)
 
 
+def _write(out: Path, found: "Evaluation") -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+
+
 def _show(found: "Evaluation", compare: Path | None) -> None:
     """Print the metrics, the difference from another run beside them, and what each phase cost."""
     from rich.table import Table
@@ -81,7 +92,7 @@ def _show(found: "Evaluation", compare: Path | None) -> None:
 
     table = Table("", "mean", "95% interval", title=f"{found.documents} documents", title_justify="left")
     if found.compared:
-        table.add_column(plain(f"less {compare}").plain)
+        table.add_column(plain(f"less {compare}"))
     for name, (mean, low, high) in found.metrics.items():
         cells = [name, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]"]
         if found.compared:

@@ -34,6 +34,7 @@ RANKING: dict[str, Metric] = {
 }
 PROPENSITY = (1, 3, 5)
 COVERED = 5  # of a ranking, its first, count as found
+CENTRED = ("macro F1", f"coverage@{COVERED}")  # count labels, of which a resample has fewer
 
 
 class Cost(Record):
@@ -140,7 +141,10 @@ def evaluate(
         failures=Counter(one.result.failure.kind for one in run if one.result.failure),
         empty=sum(not one.chosen for one in run),
         truncated=sum(one.result.truncated_from is not None for one in run),
-        metrics={name: bootstrap(one, len(run), seed=seed) for name, one in statistics(run, weight).items()},
+        metrics={
+            name: bootstrap(one, len(run), centred=name in CENTRED, seed=seed)
+            for name, one in statistics(run, weight).items()
+        },
         cost=_costs([one.result for one in run]),
         seed=seed,
     )
@@ -161,7 +165,9 @@ def compare(
     mine, its = (statistics(side, weight) for side in zip(*both, strict=True))
     return Comparison(
         documents=len(both),
-        differences={name: bootstrap(mine[name], len(both), less=its[name], seed=seed) for name in mine},
+        differences={
+            name: bootstrap(mine[name], len(both), less=its[name], centred=name in CENTRED, seed=seed) for name in mine
+        },
     )
 
 
