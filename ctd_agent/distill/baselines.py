@@ -8,7 +8,8 @@ is trusted: what is malformed is the document's Failure, a label that is not the
 model predicts terms from the document, each is searched, a label's score is the best of its searches', and the
 model picks 10 of the first, which come before the rest. It runs zero-shot: its few-shot examples and its prior
 over labels are made from training data. Ours differs also in this: no chain of thought before an
-answer, 20 options instead of 50, and the index's hybrid search instead of a dense one.
+answer, 20 options instead of 50, 10 labels at most instead of 10, the index's hybrid search instead of a dense
+one, and a document's first 8,000 bytes instead of a first chunk of it.
 """
 
 from collections import Counter, defaultdict
