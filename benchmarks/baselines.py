@@ -65,7 +65,9 @@ def main() -> None:
             for name in options.systems}  # fmt: skip
     scored = {name: scores(list(run.values()), gold) for name, run in runs.items()}
     if options.run:
-        runs["graph"] = {result.id: result for result in read_records(options.run, LabeledDocument)}
+        wanted = {document.id for document in documents}
+        results = (result for result in read_records(options.run, LabeledDocument) if result.id in wanted)
+        runs["graph"] = {result.id: result for result in results}
         steps = read_transitions(options.run.with_name(f"{options.run.name}.transitions.jsonl"))
         scored["graph"] = scores(list(runs["graph"].values()), gold, steps)
     print_table(runs, scored)
