@@ -15,15 +15,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from ctd_agent.agents.models import load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK
 from ctd_agent.console import note, progress
 from ctd_agent.distill.baselines import RETRIEVAL, System, baselines, retrieval
-from ctd_agent.distill.evaluation import ranked
-from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
+from ctd_agent.distill.evaluation import RANKING, scored
+from ctd_agent.distill.metrics import Interval, bootstrap, f1
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents, read_gold, read_labels
 from ctd_agent.graphs.batch import Output
@@ -33,13 +32,7 @@ from ctd_agent.schema import Document, Gold, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index
 
 SYSTEMS = (*RETRIEVAL, "no-tool", "retrieve-then-rank", "monolithic")
-METRICS = {
-    "R@10": partial(recall, k=10),
-    "R@50": partial(recall, k=50),
-    "P@1": partial(precision, k=1),
-    "RP@5": partial(rank_precision, k=5),
-    "nDCG@5": partial(ndcg, k=5),
-}
+METRICS = {name: RANKING[name] for name in ("R@10", "R@50", "P@1", "RP@5", "nDCG@5")}
 Scores = dict[str, dict[str, float]]  # by metric, by document
 
 
@@ -60,19 +53,19 @@ def main() -> None:
     split = str(options.folder / f"{options.split}.jsonl")
     documents = read_documents(split)[: options.documents]
     run_systems(options, documents)
-    gold = {key: value for key, value in read_gold(split).items() if value.labels}
+    gold = read_gold(split)
     runs = {name: {r.id: r for r in read_records(options.out / f"{name}.jsonl", LabeledDocument)}
             for name in options.systems}  # fmt: skip
-    scored = {name: scores(list(run.values()), gold) for name, run in runs.items()}
+    by_system = {name: scores(list(run.values()), gold) for name, run in runs.items()}
     if options.run:
         wanted = {document.id for document in documents}
         results = (result for result in read_records(options.run, LabeledDocument) if result.id in wanted)
         runs["graph"] = {result.id: result for result in results}
         steps = read_transitions(options.run.with_name(f"{options.run.name}.transitions.jsonl"))
-        scored["graph"] = scores(list(runs["graph"].values()), gold, steps)
-    print_table(runs, scored)
+        by_system["graph"] = scores(list(runs["graph"].values()), gold, steps)
+    print_table(runs, by_system)
     if options.run:
-        print_differences(scored)
+        print_differences(by_system)
 
 
 def run_systems(options: argparse.Namespace, documents: Sequence[Document]) -> None:
@@ -106,15 +99,9 @@ def scores(
     results: Sequence[LabeledDocument], gold: dict[str, Gold], log: Mapping[str, list[Transition]] = {}
 ) -> Scores:
     """Return every metric of every document that has gold; F1 is that of the chosen labels."""
-    scored: Scores = {name: {} for name in (*METRICS, "F1")}
-    for result in results:
-        if right := gold.get(result.id):
-            ranking = [key for key in ranked(result, log.get(result.id, [])) if key not in right.filtered]
-            chosen = [label.id for label in result.labels if label.id not in right.filtered]
-            for name, metric in METRICS.items():
-                scored[name][result.id] = metric(ranking, right.labels)
-            scored["F1"][result.id] = f1(chosen, right.labels)
-    return scored
+    run = scored(results, gold, log)
+    ranking = {name: {one.result.id: metric(one.ranking, one.right) for one in run} for name, metric in METRICS.items()}
+    return ranking | {"F1": {one.result.id: f1(one.chosen, one.right) for one in run}}
 
 
 def print_table(runs: dict[str, dict[str, LabeledDocument]], scored: dict[str, Scores]) -> None:

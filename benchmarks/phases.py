@@ -19,7 +19,6 @@ classification repository's `filter_labels`). 95% intervals are bootstrapped ove
 import argparse
 import json
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -27,7 +26,8 @@ from ctd_agent.agents import prompts
 from ctd_agent.agents.models import load_model
 from ctd_agent.agents.selector import judge
 from ctd_agent.console import progress
-from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
+from ctd_agent.distill.evaluation import RANKING
+from ctd_agent.distill.metrics import Interval, bootstrap, f1
 from ctd_agent.files import read_documents, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.budget import Budget
@@ -46,13 +46,7 @@ TASKS = {
     "examples, and optional plugins, front ends and companion tools that make it more useful, not other programs that "
     "do the same",
 }
-METRICS = {
-    "R@10": partial(recall, k=10),
-    "R@50": partial(recall, k=50),
-    "P@1": partial(precision, k=1),
-    "RP@5": partial(rank_precision, k=5),
-    "nDCG@5": partial(ndcg, k=5),
-}
+METRICS = {name: RANKING[name] for name in ("R@10", "R@50", "P@1", "RP@5", "nDCG@5")}
 Rankings = dict[str, list[str]]
 Gold = dict[str, set[str]]
 
@@ -158,7 +152,9 @@ def cost(results: list[LabeledDocument]) -> str:
 def scores(rankings: Rankings, gold: Gold) -> dict[str, list[float]]:
     """Return every metric's value for every document."""
     clean = {key: [label for label in ranking if label != key] for key, ranking in rankings.items()}
-    return {name: [metric(clean[key], gold[key]) for key in sorted(clean)] for name, metric in METRICS.items()}
+    return {
+        name: [metric(clean[key], frozenset(gold[key])) for key in sorted(clean)] for name, metric in METRICS.items()
+    }
 
 
 def print_table(systems: dict[str, Rankings], gold: Gold, costs: dict[str, str]) -> None:

@@ -210,5 +210,5 @@ def test_foldoc_s_references_are_labels_and_leave_the_text():
     assert document["labels"] == ["International Business Machines", "gizmo", "widget"]
     assert document["filter_labels"] == ["thing"]
     assert "Widget and a gadget that" in document["text"]
-    assert not {"{", "See also", "1999", "ftp:"} & set(document["text"].replace("See also", "").split())
-    assert "gizmo" not in document["text"]
+    for gone in ("{", "}", "See also", "gizmo", "1999", "ftp:"):
+        assert gone not in document["text"]

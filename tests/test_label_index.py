@@ -18,6 +18,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.files import read_labels
 from ctd_agent.schema import Label
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
 from ctd_agent.tools.label_points import BATCH
@@ -521,3 +522,15 @@ def test_a_search_is_logged_with_ranks_from_one(index):
         (2, hits[1].label.id, hits[1].score),
     ]
     assert (entry.turn, entry.query, entry.limit) == (3, "opera", 2)
+
+
+def test_labels_of_the_same_fused_score_come_in_one_order_also_at_the_cut(tmp_path):
+    """Found first by one side and not at all by the other, or the other way round: the same score."""
+    catalogue = Path(__file__).parent.parent / "examples" / "debian" / "catalogue.jsonl"
+    labels = read_labels(str(catalogue))[::6]
+    index = LabelIndex.build(labels, tmp_path / "index", "minilm")  # both sides weigh the same: equals are many
+    for label in labels[:40]:
+        for limit in (2, 3, 8):
+            found = {tuple(ids(index.search(label.name, limit))) for _ in range(10)}
+            assert len(found) == 1
+            assert len(found.pop()) == limit

@@ -67,7 +67,8 @@ def characterize(
 
     texts = read_documents(documents)
     right = read_gold(gold or documents)
-    if unknown := [one.id for one in texts if not right.get(one.id) or not right[one.id].labels]:
+    counting = {key for key, one in right.items() if one.labels - one.filtered}
+    if unknown := [one.id for one in texts if one.id not in counting]:
         raise UserError(
             f"{gold or documents}: no right labels for document {unknown[0]!r} ({len(unknown)} such in all)"
         )

@@ -9,7 +9,6 @@ from statistics import fmean
 from ctd_agent.distill.characterization import (
     Characterization,
     CurvePoint,
-    ErrorClass,
     ErrorExample,
     Errors,
     Step,
@@ -17,9 +16,10 @@ from ctd_agent.distill.characterization import (
     Variant,
 )
 from ctd_agent.distill.characterize import ABLATIONS, GIVEN, WHOLE, Neighbourhood, Study
-from ctd_agent.distill.evaluation import ranked
+from ctd_agent.distill.evaluation import RANKING, Metric, ranked
+from ctd_agent.distill.fates import fate
 from ctd_agent.distill.findings import findings
-from ctd_agent.distill.metrics import Interval, bootstrap, f1, ndcg, precision, rank_precision, recall
+from ctd_agent.distill.metrics import Interval, bootstrap, f1, rank_precision, recall
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.state import found_by, merge
 from ctd_agent.graphs.transitions import Transition, read_transitions
@@ -77,12 +77,8 @@ class Labelled:
 
 
 Arm = list[Labelled]  # the same documents in the same order in every arm
-RANKING: dict[str, Callable[[Sequence[str], frozenset[str]], float]] = {
-    "P@1": partial(precision, k=1),
-    "RP@5": partial(rank_precision, k=5),
-    "nDCG@5": partial(ndcg, k=5),
-}
-CHOICE: dict[str, Callable[[Sequence[str], frozenset[str]], float]] = {
+RANKED = {name: RANKING[name] for name in ("P@1", "RP@5", "nDCG@5")}
+CHOICE: dict[str, Metric] = {
     "F1": f1,
     "precision": lambda chosen, right: len(right & {*chosen}) / max(len(chosen), 1),
     "recall": lambda chosen, right: len(right & {*chosen}) / len(right),
@@ -138,7 +134,7 @@ def _read(study: Study, gold: Mapping[str, Gold], out: Path) -> dict[str, Arm]:
 
 
 def _values(arm: Arm) -> dict[str, list[float]]:
-    ranking = {name: [metric(one.ranking, one.right) for one in arm] for name, metric in RANKING.items()}
+    ranking = {name: [metric(one.ranking, one.right) for one in arm] for name, metric in RANKED.items()}
     return ranking | {name: [metric(one.chosen, one.right) for one in arm] for name, metric in CHOICE.items()}
 
 
@@ -163,7 +159,7 @@ def _given(arms: Mapping[str, Arm], interval: Bootstrap) -> list[Variant]:
     base = _values(arms[WHOLE])
     variants = []
     for name in (WHOLE, *GIVEN):
-        by_order = {key: [metric(one.shortlist, one.right) for one in arms[name]] for key, metric in RANKING.items()}
+        by_order = {key: [metric(one.shortlist, one.right) for one in arms[name]] for key, metric in RANKED.items()}
         shown = "the real shortlist" if name == WHOLE else name
         variants.append(_compared(shown, _values(arms[name]), base, interval))
         variants.append(_compared(f"{shown}, by {ORDER}", by_order, base, interval))
@@ -243,15 +239,17 @@ def _steps(whole: Arm, near: Neighbourhood, interval: Bootstrap) -> list[Step]:
 
 def _errors(whole: Arm, labels: Mapping[str, Label]) -> list[Errors]:
     """Every right label that was not chosen, and every chosen one that is wrong, by where it was lost."""
-    lost: dict[ErrorClass, list[tuple[str, str]]] = {
+    lost: dict[str, list[tuple[str, str]]] = {
         "never retrieved": [],
         "retrieved and cut": [],
         "shortlisted and not chosen": [],
         "wrongly chosen": [],
     }
     for one in whole:
-        for key in sorted(one.right - {*one.chosen}):
-            lost[_lost_at(key, one)].append((one.result.id, key))
+        for key in sorted(one.right):
+            became = fate(key, one.chosen, one.shortlist, one.found[-1])
+            if became in lost:
+                lost[became].append((one.result.id, key))
         lost["wrongly chosen"] += [(one.result.id, key) for key in one.chosen if key not in one.right]
     right, chosen = sum(len(one.right) for one in whole), sum(len(one.chosen) for one in whole)
     return [
@@ -266,9 +264,3 @@ def _errors(whole: Arm, labels: Mapping[str, Label]) -> list[Errors]:
         )
         for name, cases in lost.items()
     ]
-
-
-def _lost_at(key: str, one: Labelled) -> ErrorClass:
-    if key in one.shortlist:
-        return "shortlisted and not chosen"
-    return "retrieved and cut" if key in one.found[-1] else "never retrieved"

@@ -9,16 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ctd_agent.distill.fates import Fate, fate
 from ctd_agent.graphs.transitions import Transition
 from ctd_agent.schema import Gold, LabeledDocument
 
 SHOWN = 10  # hits of a search that are shown; of what comes after, only the right labels
 TITLE = 120  # characters of a document's first line in the list
 
-NEVER, CUT, NOT_CHOSEN = "never retrieved", "retrieved and cut", "shortlisted and not chosen"
-MISSING = "not on the shortlist"  # without a log: never retrieved, or cut
-CHOSEN, WRONG = "chosen", "wrongly chosen"
-CLASSES = (NEVER, CUT, MISSING, NOT_CHOSEN, WRONG, "all right", "failed", "empty")
+BEFORE_RETRIEVAL: tuple[Fate, ...] = ("never retrieved",)
+BEFORE_SHORTLIST: tuple[Fate, ...] = (*BEFORE_RETRIEVAL, "retrieved and cut", "not on the shortlist")
+LOST: tuple[Fate, ...] = (*BEFORE_SHORTLIST, "shortlisted and not chosen")
+WRONG = "wrongly chosen"
+CLASSES = (*LOST, WRONG, "all right", "failed", "empty")
 
 
 class Stage(NamedTuple):
@@ -74,32 +76,27 @@ class Case:
         """The ids that any search brought; None without a log."""
         return None if self.steps is None else {key for step in self.steps for key in step.added}
 
-    def fates(self) -> dict[str, str]:
-        """Return what became of every right label, by id: where it was lost, or that it was chosen."""
+    @property
+    def right(self) -> frozenset[str]:
+        """The ids of the right labels, without those that do not count."""
+        return self.gold.labels - self.gold.filtered if self.gold else frozenset()
+
+    def fates(self) -> dict[str, Fate]:
+        """Return what became of every right label, by id."""
         chosen, shortlist, retrieved = set(self.chosen), self.shortlist, self.retrieved
-        lost = MISSING if retrieved is None else NEVER
-        return {
-            key: CHOSEN
-            if key in chosen
-            else NOT_CHOSEN
-            if key in shortlist
-            else CUT
-            if retrieved is not None and key in retrieved
-            else lost
-            for key in sorted(self.gold.labels if self.gold else ())
-        }
+        return {key: fate(key, chosen, shortlist, retrieved) for key in sorted(self.right)}
 
     def wrong(self) -> set[str]:
         """Return the chosen labels that are not right; those that gold takes out of every ranking are neither."""
-        return set(self.chosen) - self.gold.labels - self.gold.filtered if self.gold else set()
+        return set(self.chosen) - self.right - self.gold.filtered if self.gold else set()
 
     def classes(self) -> list[str]:
         """Return the classes that the document is filtered by."""
         if self.result.failure:
             return ["failed"]
-        found = {fate for fate in self.fates().values() if fate != CHOSEN}
+        found: set[str] = {one for one in self.fates().values() if one != "chosen"}
         found |= {WRONG} if self.wrong() else set()
-        found |= {"all right"} if self.gold and self.gold.labels and not found else set()
+        found |= {"all right"} if self.right and not found else set()
         found |= set() if self.result.labels else {"empty"}
         return [name for name in CLASSES if name in found]
 
@@ -109,19 +106,18 @@ def funnel(cases: Sequence[Case], catalogue: int | None) -> list[Stage]:
 
     What was retrieved is left out where a document has no steps. Shares are of all right labels together.
     """
-    fates = Counter(fate for case in cases for fate in case.fates().values())
+    fates = Counter(one for case in cases for one in case.fates().values())
     right = fates.total()
 
-    def stage(name: str, sizes: Iterable[int], lost: Sequence[str]) -> Stage:
-        share = 1 - sum(fates[fate] for fate in lost) / right if right else None
+    def stage(name: str, sizes: Iterable[int], lost: Sequence[Fate]) -> Stage:
+        share = 1 - sum(fates[one] for one in lost) / right if right else None
         return Stage(name, sum(sizes) / len(cases), share)
 
     stages = [Stage("catalogue", catalogue, 1.0 if right else None)] if catalogue else []
     if all(case.retrieved is not None for case in cases):
-        stages.append(stage("retrieved", (len(case.retrieved or ()) for case in cases), [NEVER]))
-    off = [NEVER, CUT, MISSING]
-    stages.append(stage("shortlist", (len(case.shortlist) for case in cases), off))
-    stages.append(stage("chosen", (len(case.chosen) for case in cases), [*off, NOT_CHOSEN]))
+        stages.append(stage("retrieved", (len(case.retrieved or ()) for case in cases), BEFORE_RETRIEVAL))
+    stages.append(stage("shortlist", (len(case.shortlist) for case in cases), BEFORE_SHORTLIST))
+    stages.append(stage("chosen", (len(case.chosen) for case in cases), LOST))
     return stages
 
 
@@ -158,7 +154,7 @@ def details(case: Case, names: Names) -> dict[str, Any]:
             )
             for entry in result.shortlist
         ],
-        "gold": None if gold is None else [(names.number(key), fate) for key, fate in case.fates().items()],
+        "gold": None if gold is None else [(names.number(key), one) for key, one in case.fates().items()],
         "filtered": [names.number(key) for key in sorted(gold.filtered if gold else ())],
     }
 
@@ -168,10 +164,8 @@ def _text(case: Case) -> str:
 
 
 def _found(found: Sequence[Any], case: Case, names: Names) -> list[tuple[int, int]]:
-    right = case.gold.labels if case.gold else frozenset()
-    return [
-        (names.number(label.id, label.name), label.rank) for label in found if label.rank <= SHOWN or label.id in right
-    ]
+    shown = (label for label in found if label.rank <= SHOWN or label.id in case.right)
+    return [(names.number(label.id, label.name), label.rank) for label in shown]
 
 
 def _reasoning(step: Transition) -> Iterator[str]:

@@ -29,6 +29,9 @@ Progress = Callable[[int], None]
 
 FORMAT = 2  # of an index; one of another format is rebuilt, never guessed at
 SAVE = 30.0  # seconds between saves: what a killed build loses
+# Two sides' ranks fuse to the same score now and then, and the engine has no order among equals: of more than
+# are asked for, those of one score at the cut are all there to be put into an order.
+EQUALS = 10
 DRIFT = 1.25  # a mean length that changes by more makes BM25's old weights wrong: see `update`
 
 
@@ -209,11 +212,12 @@ class LabelIndex:
             sides.append(Side("dense", vector.tolist(), self._embedder.weight))
         if not sides:
             return []
-        found = self._store.search(sides, limit, fused=mode == "hybrid")
+        fused = mode == "hybrid"
+        found = self._store.search(sides, limit + EQUALS if fused else limit, fused)
         hits = [Hit(_label(label), score) for label, score in found]
-        if mode == "hybrid":  # many ranks fuse to the same score, and the engine has no order among equals
+        if fused:
             hits.sort(key=lambda hit: (-hit.score, hit.label.id))
-        return hits
+        return hits[:limit]
 
 
 @lru_cache(maxsize=2**14)  # documents find the same labels over and over

@@ -35,7 +35,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from archive import Record, apt_get, label, unpacked, write_data_set, write_jsonl  # noqa: E402
+from archive import Record, apt_get, label, unpacked, write_data_set, write_jsonl  # noqa: E402 - its folder is on the path only now
 
 Paragraph = dict[str, str]
 

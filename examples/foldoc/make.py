@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from archive import Record, apt_get, label, unpacked, write_data_set  # noqa: E402
+from archive import Record, apt_get, label, unpacked, write_data_set  # noqa: E402 - its folder is on the path only now
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # dictd's numbers, base 64
 REFERENCE = re.compile(r"\{([^{}]+)\}")

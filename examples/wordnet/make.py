@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from archive import Record, apt_get, digest, label, unpacked, write_data_set  # noqa: E402
+from archive import Record, apt_get, digest, label, unpacked, write_data_set  # noqa: E402 - its folder is on the path only now
 
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 QUOTED = re.compile(r'"([^"]*)"')
