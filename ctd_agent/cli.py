@@ -9,6 +9,7 @@ import typer
 
 from ctd_agent.commands.characterize import characterize
 from ctd_agent.commands.dataset import dataset
+from ctd_agent.commands.distill import app as distill
 from ctd_agent.commands.evaluate import evaluate
 from ctd_agent.commands.index import index, search
 from ctd_agent.commands.label import label
@@ -31,6 +32,7 @@ app.command("eval", epilog="Example: ctd-agent eval labelled.jsonl --gold gold.j
 app.command(epilog="Example: ctd-agent characterize dev.jsonl --labels catalogue.csv --out ./study")(characterize)
 app.command(epilog="Example: ctd-agent report labelled.jsonl --gold gold.jsonl --out report.html")(report)
 app.command(epilog="Example: ctd-agent dataset ./LF-AmazonTitles-131K --out ./amazon")(dataset)
+app.add_typer(distill, name="distill")
 app.command(epilog="Example: ctd-agent models --pull")(models)
 
 INTERRUPTED = 130

@@ -93,26 +93,36 @@ class Shortlister:
         return [_read_call(call) for call in reply.tool_calls], not reply.tool_calls
 
     def reply_message(self, reply: Reply) -> Message:
-        """Return the model's turn as the conversation keeps it: what it copied from a document is defused too."""
-        message: Message = {"role": "assistant", "content": defused(reply.content)}
-        if reply.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": _id(call),
-                    "type": "function",
-                    "function": {"name": defused(call["name"]), "arguments": _arguments(call)},
-                }
-                for call in reply.tool_calls
-            ]
-        return message
+        """Return the model's turn as the conversation keeps it."""
+        return turn_message(reply.content, reply.tool_calls)
 
     def result_messages(self, asked: Sequence[Asked], results: Sequence[str]) -> list[Message]:
         """Return what tells the model the results of its searches, in the order it asked for them."""
-        pairs = list(zip(asked, map(defused, results), strict=True))
+        pairs = list(zip(asked, results, strict=True))
         if self.model.native_tools:
-            return [{"role": "tool", "tool_call_id": one.call, "content": result} for one, result in pairs]
-        lines = [f"{defused(one.search.query)}: {result}" for one, result in pairs if one.search]
-        return [{"role": "user", "content": "\n".join(lines)}]
+            return [result_message(one.call, result) for one, result in pairs]
+        lines = [f"{one.search.query}: {result}" for one, result in pairs if one.search]
+        return [{"role": "user", "content": defused("\n".join(lines))}]
+
+
+def turn_message(content: str, calls: Sequence[dict[str, Any]] = ()) -> Message:
+    """Return a model's turn as a conversation keeps it: what it copied from a document is defused too."""
+    message: Message = {"role": "assistant", "content": defused(content)}
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": _id(call),
+                "type": "function",
+                "function": {"name": defused(call["name"]), "arguments": _arguments(call)},
+            }
+            for call in calls
+        ]
+    return message
+
+
+def result_message(call: str, found: str) -> Message:
+    """Return what tells the model the result of a tool call."""
+    return {"role": "tool", "tool_call_id": call, "content": defused(found)}
 
 
 def _read_answer(content: str) -> tuple[list[Asked], bool]:

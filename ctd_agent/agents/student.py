@@ -1,0 +1,49 @@
+"""What a trained student is and how it is to be asked: `student.json` in its folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from ctd_agent.errors import UserError
+from ctd_agent.records import validated
+from ctd_agent.schema import Record
+
+FILE = "student.json"
+
+
+class Student(Record):
+    """A student's card.
+
+    A `writer` is a language model; it makes tool calls if `native_tools`, and gives reasons before its choice if
+    `reasons`. A `bi-encoder` shortlists by nearness to labels; a `cross-encoder` scores a document with a
+    candidate. An encoder that selects lowers a candidate's log-odds by `rank_weight` times the logarithm of its
+    rank, and chooses those whose score is above `threshold`.
+    """
+
+    kind: Literal["writer", "bi-encoder", "cross-encoder"]
+    base: str
+    corpus: str
+    teachers: list[str]
+    task: str
+    catalogue: str
+    seed: int
+    native_tools: bool = False
+    reasons: bool = False
+    threshold: float = 0.5
+    rank_weight: float = 0.0
+
+
+def read_student(folder: Path) -> Student | None:
+    """Return the card in a folder, None where there is none. Raises UserError for one that cannot be read."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return validated(f"{path}: not a student's card", Student.model_validate_json, text)
+
+
+def write_student(folder: Path, student: Student) -> None:
+    """Write the card into a folder: last, for it says that all is there."""
+    (folder / FILE).write_text(student.model_dump_json(indent=1) + "\n", encoding="utf-8")
