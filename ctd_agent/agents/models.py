@@ -20,6 +20,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.runnables import Runnable
 
+from ctd_agent.agents.encoders import SPEC as ENCODER
+from ctd_agent.agents.encoders import Encoder, load_encoder
 from ctd_agent.agents.llama import llama_server
 from ctd_agent.agents.openai_chat import openai_chat
 from ctd_agent.agents.retry import Patience
@@ -37,6 +39,7 @@ SPECS = {
     "vllm:MODEL": "a vLLM server on this machine for the run, with the extra `vllm`; MODEL is a folder or on the "
     "Hugging Face Hub; more arguments for the server in CTD_AGENT_VLLM_ARGS",
     "vllm:MODEL@URL": "a vLLM server that runs already; a URL without a path gets /v1",
+    "encoder:FOLDER": "an encoder that `ctd-agent distill train` has trained, for the phase that it was trained for",
     "PROVIDER:MODEL": "whatever LangChain's init_chat_model accepts, with the extra `langchain`",
 }
 
@@ -102,13 +105,18 @@ class ChatModel:
         return (self.chat.bind_tools(tools) if tools else self.chat).bind(**options)
 
 
-def load_model(spec: str) -> ChatModel:
-    """Return the chat model a spec names: `local`, `gguf:FILE`, `openai:MODEL[@URL]`, `vllm:MODEL[@URL]`.
+Model = ChatModel | Encoder  # what a phase of the graph may be done by
+
+
+def load_model(spec: str) -> Model:
+    """Return the model a spec names: `local`, `gguf:FILE`, `openai:MODEL[@URL]`, `vllm:MODEL[@URL]`, `encoder:FOLDER`.
 
     Anything else is given to LangChain's `init_chat_model`. Raises UserError for a spec that
     names nothing, CtdError for an engine that does not start.
     """
     engine, _, name = spec.partition(":")
+    if spec.startswith(ENCODER):
+        return load_encoder(spec)
     if spec == "local":
         from ctd_agent.agents.weights import fetch
 
@@ -127,7 +135,7 @@ def load_model(spec: str) -> ChatModel:
     return ChatModel(spec, _other(spec), constrained=False)
 
 
-def load_phases(shortlister: str, selector: str, listwise: bool | None = None) -> tuple[ChatModel, ChatModel]:
+def load_phases(shortlister: str, selector: str, listwise: bool | None = None) -> tuple[Model, Model]:
     """Return the models of the two phases, one and the same where the specs are; raises as load_model does.
 
     `listwise`, where not None, says whether the selector is to be shown the whole shortlist.
@@ -135,7 +143,9 @@ def load_phases(shortlister: str, selector: str, listwise: bool | None = None) -
     specs = sorted({shortlister, selector}, key="local".__eq__)  # last what may be a download
     loaded = {spec: load_model(spec) for spec in specs}
     chooses = loaded[selector]
-    return loaded[shortlister], chooses if listwise is None else replace(chooses, listwise=listwise)
+    if listwise is None or isinstance(chooses, Encoder):
+        return loaded[shortlister], chooses
+    return loaded[shortlister], replace(chooses, listwise=listwise)
 
 
 _FORMS = "a model is local, gguf:FILE, openai:MODEL[@URL] or vllm:MODEL[@URL]"

@@ -16,6 +16,7 @@ VERSIONS = {
     "listwise": "listwise-1",
     "listwise-direct": "listwise-direct-1",
     "pointwise": "pointwise-1",
+    "scoring": "scoring-1",
     "standard": "standard-1",
 }
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.encoders import Encoder, score_at
+from ctd_agent.agents.models import ChatModel, Model
 from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
@@ -28,8 +29,12 @@ class UnusableSelectionError(ValueError):
 class Selector(Protocol):
     """A way to choose from a shortlist."""
 
-    model: ChatModel
     prompt: str
+
+    @property
+    def model(self) -> Model:
+        """What it asks."""
+        ...
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
         """Ask the model about the shortlist. Raises EngineError when the engine fails."""
@@ -40,8 +45,10 @@ class Selector(Protocol):
         ...
 
 
-def load_selector(model: ChatModel, task: str, sampling: Sampling) -> Selector:
+def load_selector(model: Model, task: str, sampling: Sampling) -> Selector:
     """Return the way to choose that fits the model's strength."""
+    if isinstance(model, Encoder):
+        return Scoring(model)
     return Listwise(model, task, sampling) if model.listwise else Pointwise(model, task, sampling)
 
 
@@ -129,6 +136,31 @@ class Pointwise:
         return judge(exchange, shortlist, self._baseline)
 
 
+class Scoring:
+    """A trained encoder scores every candidate; those above the threshold that it was trained with are chosen."""
+
+    prompt = VERSIONS["scoring"]
+
+    def __init__(self, model: Encoder) -> None:
+        self.model = model
+        self._student = model.student
+
+    def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
+        """Have all candidates scored at once."""
+        # What it was trained on: a bi-encoder on labels as the index holds them, a cross-encoder on candidates.
+        near = self._student.kind == "bi-encoder"
+        questions = [candidate.label.text if near else described(candidate.label) for candidate in shortlist]
+        return self.model.ask(Exchange(messages=[{"role": "user", "content": text}], questions=questions), within)
+
+    def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
+        """Rank the candidates by score, and choose those above the threshold."""
+        scores = {
+            candidate.label.id: score_at(float(reply.content), rank, self._student.rank_weight)
+            for rank, (candidate, reply) in enumerate(zip(shortlist, exchange.replies, strict=True), start=1)
+        }
+        return _above(scores, self._student.threshold, shortlist)
+
+
 def judge(exchange: Exchange, shortlist: Sequence[Candidate], baseline: dict[str, float | None]) -> Selection:
     """Return the selection that a pointwise exchange amounts to, ranked by `fused`.
 
@@ -148,9 +180,14 @@ def judge(exchange: Exchange, shortlist: Sequence[Candidate], baseline: dict[str
             zip(shortlist, exchange.questions, odds, strict=False), start=1
         )
     }
+    return _above(scores, THRESHOLD, shortlist)
+
+
+def _above(scores: dict[str, float], threshold: float, shortlist: Sequence[Candidate]) -> Selection:
+    """Return the selection of those candidates, best first, whose score is above a threshold."""
     by_id = {candidate.label.id: candidate for candidate in shortlist}
     best = sorted(scores, key=lambda key: -scores[key])
-    chosen = [key for key in best if scores[key] > THRESHOLD]
+    chosen = [key for key in best if scores[key] > threshold]
     labels = [_chosen(by_id[key], rank, scores[key]) for rank, key in enumerate(chosen, start=1)]
     return Selection(labels=labels, scores={key: scores[key] for key in best})
 

@@ -9,7 +9,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.models import Model
 from ctd_agent.agents.prompts import VERSIONS, Message, defused, search_prompt
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Exchange, Reply
@@ -60,7 +60,7 @@ class Shortlister:
 
     prompt = VERSIONS["shortlist"]
 
-    def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
+    def __init__(self, model: Model, task: str, sampling: Sampling) -> None:
         self.model = model
         self._task = task
         self._sampling = sampling

@@ -153,7 +153,7 @@ def label(
         if out and not todo:
             tell_failed(out.failed, len(texts))
             return _end(out.failed, out, [] if unordered else texts)
-        catalogue = open_index(labels, index, embedder, columns)
+        catalogue = open_index(labels, index, embedder, columns, shortlister or model)
         phase1, phase2 = load_phases(shortlister or model, selector or model, listwise)
         graph = build_graph(
             phase1,

@@ -38,15 +38,28 @@ def read_catalogue(source: str, columns: dict[str, str | None]) -> "list[Label]"
 
 
 def open_index(
-    labels: str | None, index: str | None, embedder: str | None, columns: dict[str, str | None] | None = None
+    labels: str | None,
+    index: str | None,
+    embedder: str | None,
+    columns: dict[str, str | None] | None = None,
+    shortlister: str = "",
 ) -> "LabelIndex":
-    """Open the index that the user has named, or make that of the catalogue; raises UserError for both or neither."""
+    """Open the index that the user has named, or make that of the catalogue.
+
+    It is the one that the shortlister needs, where that is an encoder. Raises UserError for both or neither, and for
+    an embedder that does not fit.
+    """
+    from ctd_agent.agents.encoders import embedder_of
     from ctd_agent.console import progress
     from ctd_agent.tools.index_cache import cached_index
     from ctd_agent.tools.label_index import LabelIndex
 
     if (labels is None) == (index is None):
         raise UserError("give either --labels CATALOGUE or --index INDEX")
+    if needed := embedder_of(shortlister):
+        if embedder not in (None, needed):
+            raise UserError(f"--embedder {embedder}: {shortlister} shortlists by its own vectors; leave --embedder out")
+        embedder = needed
     if index is not None:
         return LabelIndex.open(index, embedder)
     catalogue = read_catalogue(str(labels), columns or {})

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.models import Model
 from ctd_agent.graphs.batch import RETRIED, Output, label_documents
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import LabelingGraph, build_graph
@@ -45,8 +45,8 @@ class Arm:
 
     name: str
     search: Searchable
-    shortlister: ChatModel
-    selector: ChatModel
+    shortlister: Model
+    selector: Model
     budget: Budget
 
     @property
@@ -119,8 +119,8 @@ class Study:
     def __init__(
         self,
         index: LabelIndex,
-        shortlisters: Sequence[ChatModel],
-        selectors: Sequence[ChatModel],
+        shortlisters: Sequence[Model],
+        selectors: Sequence[Model],
         *,
         task: str,
         budget: Budget,

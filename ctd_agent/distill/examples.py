@@ -47,10 +47,14 @@ class Example:
 
 
 class Pair(Record):
-    """A document and a candidate, as the selector reads it; `target` is 1 where it is to be chosen, else 0."""
+    """A document and a candidate, as the selector reads it; `target` is 1 where it is to be chosen, else 0.
+
+    `rank` is the candidate's on the shortlist, from 1.
+    """
 
     label: str
     text: str
+    rank: int
     target: int
 
 
@@ -180,7 +184,7 @@ def _nearness(episode: Episode, near: Sequence[str], right: Gold) -> Nearness:
 
 
 def _pairs(episode: Episode, right: Gold, credit: bool) -> Iterator[Pair]:
-    for key in episode.listed:
+    for rank, key in enumerate(episode.listed, start=1):
         chosen = key in episode.chosen
         if key not in right.filtered and (not credit or chosen == (key in right.labels)):
-            yield Pair(label=key, text=episode.shown[key], target=int(chosen))
+            yield Pair(label=key, text=episode.shown[key], rank=rank, target=int(chosen))

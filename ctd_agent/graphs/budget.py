@@ -3,7 +3,7 @@
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.models import Model
 from ctd_agent.errors import UserError
 
 POINTWISE_CANDIDATES = 20
@@ -32,7 +32,7 @@ class Budget:
             raise UserError(f"a budget is never below zero: {self}")
 
     @classmethod
-    def fitting(cls, shortlister: ChatModel, selector: ChatModel, **asked: float | None) -> "Budget":
+    def fitting(cls, shortlister: Model, selector: Model, **asked: float | None) -> "Budget":
         """Return the budget that pays for these models, but for what is asked for and not None.
 
         Searches of a small model found no more than the document's own, and a question a candidate

@@ -17,7 +17,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from ctd_agent.agents.models import ChatModel, EngineError, load_model
+from ctd_agent.agents.encoders import Encoder
+from ctd_agent.agents.models import EngineError, Model, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
 from ctd_agent.agents.sampling import GREEDY, Sampling
 from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector
@@ -38,6 +39,7 @@ from ctd_agent.graphs.state import (
 )
 from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
 from ctd_agent.schema import Candidate, Document, Failure, Phase, SearchResult, Selection, Usage
+from ctd_agent.tools.embedding import load_embedder
 from ctd_agent.tools.label_search import Searchable, found_text, log_entry, search_labels_tool
 
 DOCUMENT_HITS = 100  # labels that the document's own search brings
@@ -50,8 +52,8 @@ LabelingGraph = CompiledStateGraph[LabelingState, None, LabelingInput, LabelingO
 
 
 def build_graph(
-    shortlister: str | ChatModel,
-    selector: str | ChatModel,
+    shortlister: str | Model,
+    selector: str | Model,
     index: Searchable,
     *,
     task: str = DEFAULT_TASK,
@@ -72,6 +74,7 @@ def build_graph(
     sampling: dict[Phase, Sampling] = {"shortlist": shortlist_sampling, "select": select_sampling}
     _check_thinking(models, sampling.values())
     budget = budget or Budget.fitting(*models)
+    _check_encoder(models[0], index, budget)
     choose = load_selector(models[1], task, select_sampling)
     run = new_run(
         task=task,
@@ -98,10 +101,25 @@ def _wired(nodes: "_Nodes") -> LabelingGraph:
     return graph.compile(name="labeling")
 
 
-def _check_thinking(models: Iterable[ChatModel], sampling: Iterable[Sampling]) -> None:
+def _check_thinking(models: Iterable[Model], sampling: Iterable[Sampling]) -> None:
     for model, wanted in zip(models, sampling, strict=True):
         if wanted.thinking is not None and model.thinking is None:
             raise UserError(f"{model.spec}: this engine cannot be told how much to think; leave `thinking` out")
+
+
+def _check_encoder(shortlister: Model, index: Searchable, budget: Budget) -> None:
+    """Refuse an encoder a phase that is not its own: it shortlists by the index that holds its vectors."""
+    if not isinstance(shortlister, Encoder):
+        return
+    if shortlister.student.kind != "bi-encoder":
+        raise UserError(f"{shortlister.spec}: a {shortlister.student.kind} selects; for phase 1 name a bi-encoder")
+    if budget.turns:
+        raise UserError(f"{shortlister.spec}: an encoder makes no searches of its own; leave the turns at 0")
+    if index.manifest.embedder != load_embedder(shortlister.embedder).spec:
+        raise UserError(
+            f"{shortlister.spec}: the index was built with embedder {index.manifest.embedder!r}; "
+            f"build it with {shortlister.embedder!r}"
+        )
 
 
 class _Nodes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.models import ChatModel, EngineError
+from ctd_agent.agents.models import ChatModel, EngineError, Model
 from ctd_agent.errors import redacted
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.schema import Exchange, Reply, Usage
@@ -63,8 +63,10 @@ class ReplayedModel(ChatModel):
     memory: Memory = field(default_factory=Memory)
 
     @classmethod
-    def over(cls, model: ChatModel, memory: Memory) -> "ReplayedModel":
-        """Return the model with a memory."""
+    def over(cls, model: Model, memory: Memory) -> Model:
+        """Return the model with a memory; an encoder needs none."""
+        if not isinstance(model, ChatModel):
+            return model
         return cls(**{one.name: getattr(model, one.name) for one in fields(ChatModel)}, memory=memory)
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:

@@ -141,11 +141,21 @@ class MiniLMEmbedder:
 
 
 class SentenceTransformersEmbedder:
-    """Any sentence-transformers model, by its name on the hub or its folder."""
+    """Any sentence-transformers model, by its name on the hub or its folder.
+
+    A folder's spec ends with a digest of its weights: `sentence-transformers:FOLDER@DIGEST`. One that was trained
+    again since an index was built with it does not fit that index.
+    """
 
     weight = 1.0
 
     def __init__(self, name: str) -> None:
+        name, _, digest = name.partition("@")
+        now = _digest(Path(name))
+        if digest and digest != now:
+            raise UserError(
+                f"sentence-transformers:{name}: not the model that the index was built with; build the index again"
+            )
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
@@ -156,7 +166,7 @@ class SentenceTransformersEmbedder:
             self._model = SentenceTransformer(name)
         except (OSError, ValueError) as error:
             raise UserError(f"sentence-transformers:{name}: cannot be loaded ({error})") from error
-        self.spec = f"sentence-transformers:{name}"
+        self.spec = f"sentence-transformers:{name}" + (f"@{now}" if now else "")
         self.size = self.embed(["size"]).shape[1]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -205,6 +215,14 @@ class OpenAIEmbedder:
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise CtdError(f"{self.spec}: answered {len(texts)} texts with vectors of shape {vectors.shape}")
         return _unit(vectors)
+
+
+def _digest(folder: Path) -> str:
+    """Return what tells the weights in a folder from others, "" where there are none."""
+    digest = hashlib.sha256()
+    for file in (weights := sorted(folder.rglob("*.safetensors"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12] if weights else ""
 
 
 def _unit(vectors: NDArray[Any]) -> Vectors:

@@ -8,7 +8,7 @@ from filelock import FileLock
 from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
-from ctd_agent.tools.embedding import default_embedder
+from ctd_agent.tools.embedding import default_embedder, load_embedder
 from ctd_agent.tools.graph import start_graph
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
 
@@ -21,7 +21,7 @@ def cached_index(
     A large one is then given a graph in the background, for later runs: this one goes on without.
     Raises UserError where the cache cannot be written.
     """
-    spec = embedder or default_embedder(len(labels))
+    spec = load_embedder(embedder or default_embedder(len(labels))).spec
     key = hashlib.sha256(f"{FORMAT} {spec} {fingerprint(labels)}".encode()).hexdigest()[:24]
     folder = cache_folder() / "indexes" / key
     try:

@@ -127,7 +127,7 @@ class LabelIndex:
         """
         store, text = _kind(str(where)).open(str(where))
         manifest = _manifest(text, where)
-        if embedder is not None and embedder != manifest.embedder:
+        if embedder is not None and load_embedder(embedder).spec != manifest.embedder:
             raise UserError(
                 f"{where}: built with embedder {manifest.embedder!r}, not {embedder!r}; "
                 f"leave --embedder out, or build the index again"

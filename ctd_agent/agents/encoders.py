@@ -1,0 +1,127 @@
+"""Students that write nothing: one shortlists by nearness, one scores a document with each candidate.
+
+To the graph they are models like any other: asked, they answer with log-odds, and cost what they cost.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ctd_agent.agents.student import Student, read_student
+from ctd_agent.errors import UserError
+from ctd_agent.schema import Exchange, Reply, Usage
+
+SPEC = "encoder:"
+# A cosine to log-odds: any increasing function would do, for the threshold is fitted to it.
+SCALE, MIDDLE = 10.0, 0.5
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A trained encoder as one of the graph's models; `student` is its card."""
+
+    spec: str
+    student: Student
+    folder: Path
+    native_tools: bool = False
+    listwise: bool = True  # it scores a whole shortlist at once
+    reasons: bool = False
+    slots: int = 1
+    thinking: Callable[[int], dict[str, Any]] | None = None
+
+    @property
+    def embedder(self) -> str:
+        """The embedder spec of the index that a shortlister needs."""
+        return _embedder(self.folder)
+
+    def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
+        """Return the exchange with a reply a question: the log-odds that the label is to be chosen."""
+        if not exchange.questions or not within(exchange.usage):
+            return exchange
+        started = perf_counter()
+        text = str(exchange.messages[-1]["content"])
+        odds, tokens = _model(self.student.kind, str(self.folder)).score(text, exchange.questions)
+        usage = Usage(calls=1, prompt_tokens=tokens, seconds=perf_counter() - started)  # one pass for all of them
+        replies = [Reply(content=f"{one:.4f}", usage=usage if not at else Usage()) for at, one in enumerate(odds)]
+        return exchange.model_copy(update={"replies": replies})
+
+
+def embedder_of(spec: str) -> str | None:
+    """Return the embedder spec of the index that a shortlister needs, None where it is no encoder."""
+    return _embedder(_folder(spec)) if spec.startswith(SPEC) else None
+
+
+def _folder(spec: str) -> Path:
+    return Path(spec.removeprefix(SPEC)).expanduser().resolve()
+
+
+def _embedder(folder: Path) -> str:
+    return f"sentence-transformers:{folder}"
+
+
+def load_encoder(spec: str) -> Encoder:
+    """Return the encoder that `encoder:FOLDER` names.
+
+    Raises UserError where there is none, or the library that runs it is missing.
+    """
+    folder = _folder(spec)
+    student = read_student(folder)
+    if student is None or student.kind == "writer":
+        inside = ", ".join(f"{SPEC}{one.parent}" for one in sorted(folder.glob("*/student.json")))
+        raise UserError(f"{spec}: no trained encoder in this folder" + (f"; did you mean {inside}?" if inside else ""))
+    encoder = Encoder(spec, student, folder)
+    _model(student.kind, str(folder))  # what is wrong with it shows now, not at the first document
+    return encoder
+
+
+class _CrossEncoder:
+    def __init__(self, folder: str) -> None:
+        from sentence_transformers import CrossEncoder
+
+        self._model = CrossEncoder(folder)
+
+    def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:
+        from torch.nn import Identity
+
+        pairs = [(text, label) for label in labels]
+        odds = self._model.predict(pairs, activation_fn=Identity(), show_progress_bar=False, batch_size=len(pairs))
+        read = self._model.tokenizer(pairs, truncation=True, max_length=self._model.max_length)["input_ids"]
+        return [float(one) for one in odds], sum(map(len, read))
+
+
+class _BiEncoder:
+    def __init__(self, folder: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self._model = SentenceTransformer(folder)
+        self._vector = cache(self._encode)  # labels come again and again
+
+    def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:
+        document = self._encode(text)
+        odds = [SCALE * (float(document @ self._vector(label)) - MIDDLE) for label in labels]
+        return odds, len(
+            self._model.tokenizer(text, truncation=True, max_length=self._model.max_seq_length)["input_ids"]
+        )
+
+    def _encode(self, text: str) -> Any:
+        return self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+
+
+@cache
+def _model(kind: str, folder: str) -> _CrossEncoder | _BiEncoder:
+    try:
+        return _CrossEncoder(folder) if kind == "cross-encoder" else _BiEncoder(folder)
+    except ImportError as error:
+        raise UserError(f"{SPEC}{folder}: pip install 'ctd-agent[sentence-transformers]' first") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{SPEC}{folder}: cannot be loaded ({error})") from error
+
+
+def score_at(odds: float, rank: int, rank_weight: float) -> float:
+    """Return a candidate's score in (0, 1): the logistic of its log-odds, less what its rank takes."""
+    logit = odds - rank_weight * math.log(rank)
+    return 1 / (1 + math.exp(-max(-36.0, min(36.0, logit))))
