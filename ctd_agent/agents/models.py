@@ -25,6 +25,7 @@ from ctd_agent.agents.encoders import Encoder, load_encoder
 from ctd_agent.agents.llama import llama_server
 from ctd_agent.agents.openai_chat import openai_chat
 from ctd_agent.agents.retry import Patience
+from ctd_agent.agents.student import read_student
 from ctd_agent.agents.vllm_server import vllm_server
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply, Usage
@@ -202,7 +203,8 @@ def _llama(spec: str, weights: Path) -> ChatModel:
 
     # Our own process: never by way of a proxy.
     chat = openai_chat(weights.stem, llama_server(weights), http_client=DefaultHttpxClient(trust_env=False))
-    return ChatModel(spec, chat, native_tools=False, listwise=False, slots=1, thinking=_llama_thinking)
+    model = ChatModel(spec, chat, native_tools=False, listwise=False, slots=1, thinking=_llama_thinking)
+    return _as_taught(model, weights.parent)
 
 
 def _vllm(spec: str, model: str) -> ChatModel:
@@ -212,9 +214,18 @@ def _vllm(spec: str, model: str) -> ChatModel:
     chat = openai_chat(model, server.url, http_client=DefaultHttpxClient(trust_env=False))
     thinking = _vllm_thinking if server.reasoning else _template_thinking
     patience = Patience(server.revive)
-    return ChatModel(
+    made = ChatModel(
         spec, chat, native_tools=bool(server.tools), slots=VLLM_SLOTS, thinking=thinking, patience=patience
     )
+    return _as_taught(made, Path(model))
+
+
+def _as_taught(model: ChatModel, folder: Path) -> ChatModel:
+    """Return a model that is asked as it was trained to be, where it is a student that lies in this folder."""
+    student = read_student(folder)
+    if student is None or student.kind != "writer":
+        return model
+    return replace(model, native_tools=student.native_tools, listwise=True, reasons=student.reasons)
 
 
 # What a thinking budget is called; with 0 none is wanted.

@@ -1,0 +1,24 @@
+"""A folder in the Hugging Face format to one GGUF file, for llama.cpp."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+OUTTYPE = "bf16"  # what students are trained in
+
+
+def convert(folder: Path, file: Path) -> str | None:
+    """Write a model as one GGUF file; return why it cannot be written, None where it is."""
+    part = file.with_suffix(".gguf.part")
+    # A process of its own, for it brings modules with names such as `conversion`; -P: none from where we stand.
+    command = [sys.executable, "-P", "-m", "convert_hf_to_gguf", str(folder)]
+    command += ["--outfile", str(part), "--outtype", OUTTYPE]
+    environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)  # noqa: S603
+    if done.returncode == 0 and part.is_file():
+        part.replace(file)
+        return None
+    part.unlink(missing_ok=True)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return said[-1].strip()[-300:] if said else f"exit code {done.returncode}"

@@ -1,0 +1,167 @@
+"""A student that writes: a small language model, tuned on what a teacher did.
+
+OUT/model.safetensors, config.json, ...   the student, as transformers and vLLM load it
+OUT/OUT.gguf                              the same for the local engine
+OUT/README.md, loss.jsonl, loss.svg       what it is, and how its training went
+OUT/checkpoints, training.json            while it is trained: where the same command goes on
+OUT/student.json                          last, so a folder that has it is whole
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ctd_agent.agents.student import Student, read_student, write_student
+from ctd_agent.console import note
+from ctd_agent.distill.card import Card
+from ctd_agent.distill.gguf import convert
+from ctd_agent.distill.loss_curve import losses
+from ctd_agent.distill.rendered import Row, Tokens, read_rows, rendered
+from ctd_agent.distill.training import TARGETS, Plan, read_card
+from ctd_agent.distill.tuning import first_process, load, memory_suffices, quieten, tuned
+from ctd_agent.errors import UserError
+
+NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
+    """Train a student on a corpus and write it to the folder `out`; return its card.
+
+    `student` is a folder or a name on the Hugging Face Hub. `plan.batch` examples are in a device's memory at
+    once, 16 make a step. With a dev split the best checkpoint on it is kept, and training ends early unless
+    `plan.steps` says how long it is. The same call goes on from the last checkpoint, and returns a student that
+    is finished already. Under `accelerate launch` all processes train and the first one writes.
+    Raises UserError for a corpus, a student or a folder that does not fit, for a missing extra, and where memory
+    does not suffice.
+    """
+    if missing := [name for name in NEEDED if not find_spec(name)]:
+        raise UserError(f"training needs {', '.join(missing)}: pip install 'ctd-agent[train]'")
+    card = read_card(corpus)
+    rows, dev = _rows(corpus, card, plan)
+    training = {"student": student, "plan": asdict(plan), "examples": _digest([rows, dev])}
+    if done := _claim(out, training):
+        note(f"{out}: the student is there already")
+        return done
+    quieten()
+    with memory_suffices(plan):
+        tokenizer, model = load(student, plan)
+        examples = _fitting(rendered(rows, tokenizer, student), model, "training")
+        held_out = _fitting(rendered(dev, tokenizer, student), model, "dev") if dev else []
+        if not examples:
+            raise UserError(f"{corpus}: every example is longer than {student} can read; name another student")
+        trainer = tuned(model, tokenizer, examples, held_out, out, plan)
+    made = Student(
+        kind="writer",
+        base=student,
+        corpus=str(corpus),
+        teachers=card.teachers,
+        task=card.task,
+        catalogue=card.catalogue,
+        seed=plan.seed,
+        native_tools=card.form.native,
+        reasons=card.form.reasons,
+    )
+    if first_process():
+        _finish(out, made, trainer, tokenizer, plan)
+    return made
+
+
+def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
+    if card.format != "trl":
+        raise UserError(f"{corpus}: its format is {card.format}; make it again with --format trl")
+    rows, dev = read_rows(corpus, plan.target, "train"), read_rows(corpus, plan.target, "dev")
+    if not rows:
+        full = [name for name, counts in card.corpora.items() if counts.train]
+        why = "; the teacher was asked for no searches" if plan.target == "shortlist" else ""
+        there = f"what can be learned is {' and '.join(full)}" if full else "there are none at all: make a larger one"
+        raise UserError(f"{corpus}: no training examples of {' or '.join(TARGETS[plan.target])}{why}; {there}")
+    return rows, dev
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _claim(out: Path, training: Mapping[str, Any]) -> Student | None:
+    """Return the student that this training has made in `out`, None where it is to begin or to go on."""
+    path = out / "training.json"
+    try:
+        if first_process():  # the others would come upon what it has just begun
+            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            _check_own(out, before, training)
+            out.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out}: cannot be used: {error}") from error
+    return read_student(out)
+
+
+def _check_own(out: Path, before: Any, training: Mapping[str, Any]) -> None:
+    if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
+    if before is not None and before != training:
+        changed = ", ".join(key for key in training if before.get(key) != training[key])
+        raise UserError(f"{out}: what is trained here is another ({changed}); name another folder, or delete it")
+
+
+def _fitting(examples: Sequence[Tokens], model: Any, what: str) -> list[Tokens]:
+    """Return the examples that a student can read whole: a cut one would teach it to stop in mid-sentence."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(map(len, examples))
+    kept = [one for one in examples if len(one) <= longest]
+    if len(kept) < len(examples) and first_process():
+        dropped = len(examples) - len(kept)
+        note(f"{dropped} of {len(examples)} {what} examples have more than the student's {longest:,} tokens: left out")
+    return kept
+
+
+def _finish(out: Path, student: Student, trainer: Any, tokenizer: Any, plan: Plan) -> None:
+    """Write the student: its adapters merged, the weights in the type that its base has."""
+    from transformers import AutoConfig
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model if plan.lora is False else model.merge_and_unload()
+    model.to(AutoConfig.from_pretrained(student.base).dtype).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    file = f"{out.resolve().name}.gguf"
+    if reason := convert(out, out / file):
+        note(f"{out}: no GGUF, so only transformers and vLLM can run it: {reason}")
+    (out / "README.md").write_text(_readme(student, plan, losses(trainer.state.log_history), file), encoding="utf-8")
+    write_student(out, student)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _readme(student: Student, plan: Plan, history: Sequence[Mapping[str, Any]], file: str) -> str:
+    base = "" if Path(student.base).is_dir() else f"base_model: {student.base}\n"
+    reached = "\n".join(
+        f"- {name.replace('_', ' ')}: {points[0]:.3f} at first, {points[-1]:.3f} at the end, {min(points):.3f} at best"
+        for name in ("loss", "dev_loss")
+        if (points := [entry[name] for entry in history if name in entry])
+    )
+    how = "all weights" if plan.lora is False else "LoRA adapters, merged"
+    return f"""---
+{base}library_name: transformers
+pipeline_tag: text-generation
+tags: [ctd-agent, trl, sft]
+---
+
+# A student of ctd-agent
+
+{student.base}, trained to do what {", ".join(student.teachers)} did well: find {student.task}, from the catalogue
+with fingerprint `{student.catalogue}`. It learned {" and ".join(TARGETS[plan.target])} ({how}; seed {plan.seed}).
+
+{reached}
+
+![loss by step](loss.svg)
+
+Use it by name, as shortlister, as selector, or both:
+
+    ctd-agent label documents.jsonl --labels catalogue.csv --task "{student.task}" --model gguf:FOLDER/{file}
+    ctd-agent label ... --selector vllm:FOLDER
+
+`student.json` tells ctd-agent how it is to be asked. The licences of its base and of its corpus hold.
+"""
