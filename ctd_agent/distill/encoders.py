@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ctd_agent.agents.encoders import SCALE, score_at
 from ctd_agent.agents.student import Student
 from ctd_agent.distill.examples import Judgement, Nearness
+from ctd_agent.distill.fitting import fit
 from ctd_agent.distill.metrics import f1
-from ctd_agent.distill.training import Course, fit
+from ctd_agent.distill.training import Course
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
 
@@ -23,7 +24,7 @@ BI_RATE, CROSS_RATE = 5e-5, 1e-4
 READ = 128  # tokens of a text that an encoder reads
 TEMPERATURE = 20.0  # of the cosines under the softmax, as sentence-transformers' own losses have it
 RANK_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-OTHERS = 2_000  # labels that nothing in the corpus is about, among which the dev documents' own are to be found
+OTHERS = 500  # labels that nothing in the corpus is about, among which the dev documents' own are to be found
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,11 @@ def train_shortlister(
     known = [row for split in rows.values() for row in split]
     fit(
         course,
-        trainer=SentenceTransformerTrainer,
-        arguments=Arguments,
-        model=model,
-        loss=_loss(model, known, texts),
-        data={split: _nearness_data(known, some, texts) for split, some in rows.items()},
-        evaluator=_retrieval(judgements["dev"], corpus, texts, course.plan.seed),
+        (SentenceTransformerTrainer, Arguments),
+        model,
+        _loss(model, known, texts),
+        {split: _nearness_data(known, some, texts) for split, some in rows.items()},
+        _retrieval(judgements["dev"], corpus, texts, course.plan.seed),
         best="dev_cosine_ndcg@10",
         rate=BI_RATE,
     )
@@ -90,17 +90,9 @@ def train_selector(course: Course, judgements: Mapping[str, Sequence[Judgement]]
     evaluator = CrossEncoderClassificationEvaluator(
         list(zip(dev["text"], dev["candidate"], strict=True)), [int(one) for one in dev["label"]], name="dev"
     )
-    fit(
-        course,
-        trainer=CrossEncoderTrainer,
-        arguments=Arguments,
-        model=model,
-        loss=BinaryCrossEntropyLoss(model),
-        data=data,
-        evaluator=evaluator,
-        best="dev_average_precision",
-        rate=CROSS_RATE,
-    )
+    loss = BinaryCrossEntropyLoss(model)
+    best = "dev_average_precision"
+    fit(course, (CrossEncoderTrainer, Arguments), model, loss, data, evaluator, best=best, rate=CROSS_RATE)
     judged = []
     for one in judgements["dev"]:
         pairs = one.select or []

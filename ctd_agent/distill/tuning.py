@@ -60,7 +60,7 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # Weights that are themselves trained need more than 16 bits: a step is smaller than their last digit.
-    dtype = torch.bfloat16 if plan.lora is not False and _bf16() else torch.float32
+    dtype = torch.bfloat16 if plan.lora is not False and bf16() else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
         return tokenizer, AutoModelForCausalLM.from_pretrained(student, dtype=dtype)
@@ -74,10 +74,11 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
         ) from error
 
 
-def _bf16() -> bool:
+def bf16() -> bool:
+    """Tell whether this machine's hardware computes in bfloat16 at full speed."""
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
 def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[Tokens], out: Path, plan: Plan) -> Any:
@@ -96,10 +97,10 @@ def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[
             eval_dataset=Dataset.from_list([one.row for one in dev]) if dev else None,
             processing_class=tokenizer,
             peft_config=None if plan.lora is False else LoraConfig(**LORA),
-            callbacks=[*stops, _watch(out, stack)],
+            callbacks=[*stops, watch(out, stack)],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out))
+        trainer.train(resume_from_checkpoint=last_checkpoint(out))
     return trainer
 
 
@@ -130,7 +131,7 @@ def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> 
         warmup_steps=0.05,
         max_length=None,  # none is too long, so none is cut
         train_sampling_strategy="group_by_length",  # hardly any padding
-        bf16=_bf16(),
+        bf16=bf16(),
         gradient_checkpointing=gpu,
         seed=plan.seed,
         logging_steps=LOOKS / 5,
@@ -145,13 +146,13 @@ def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> 
     )
 
 
-def _last_checkpoint(out: Path) -> str | None:
+def last_checkpoint(out: Path) -> str | None:
     """Return the last checkpoint that is whole: the trainer's state is the last that is written of one."""
     whole = [path.parent for path in (out / "checkpoints").glob("checkpoint-*/trainer_state.json")]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
-def _watch(out: Path, stack: ExitStack) -> Any:
+def watch(out: Path, stack: ExitStack) -> Any:
     """Return a callback that shows progress, closed with the stack, and writes the losses so far."""
     from transformers import TrainerCallback
 

@@ -43,8 +43,8 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
         raise UserError(f"training needs {', '.join(missing)}: pip install 'ctd-agent[train]'")
     card = read_card(corpus)
     rows, dev = _rows(corpus, card, plan)
-    training = {"student": student, "plan": asdict(plan), "examples": _digest([rows, dev])}
-    if done := _claim(out, training):
+    training = {"student": student, "plan": asdict(plan), "examples": digest([rows, dev])}
+    if done := claim(out, training):
         note(f"{out}: the student is there already")
         return done
     quieten()
@@ -83,11 +83,12 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
     return rows, dev
 
 
-def _digest(rows: Sequence[Any]) -> str:
+def digest(rows: Sequence[Any]) -> str:
+    """Return what tells these rows from others."""
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _claim(out: Path, training: Mapping[str, Any]) -> Student | None:
+def claim(out: Path, training: Mapping[str, Any]) -> Student | None:
     """Return the student that this training has made in `out`, None where it is to begin or to go on."""
     path = out / "training.json"
     try:
