@@ -1,14 +1,19 @@
 """`ctd-agent distill`: a teacher's log to corpora, corpora to students."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ctd_agent.commands.options import Json
+from ctd_agent.commands.distill_run import run
+from ctd_agent.commands.options import FILES, Json, read_catalogue
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ctd_agent.agents.student import Student
     from ctd_agent.distill.card import Card
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Distil smaller agents from a teacher's runs.")
@@ -85,6 +90,84 @@ def corpus(
         sys.stdout.write(card.model_dump_json() + "\n")
     else:
         _show(card, out)
+
+
+@app.command(
+    epilog="Example: ctd-agent distill train corpus/ --student sentence-transformers/all-MiniLM-L6-v2 "
+    "--labels catalogue.csv --out students/"
+)
+def train(
+    corpus: Annotated[Path, typer.Argument(help="A folder that `ctd-agent distill corpus` has made.")],
+    student: Annotated[
+        str, typer.Option(help="A language model, or one of sentence-transformers: a folder, or a name on the hub.")
+    ],
+    out: Annotated[Path, typer.Option(help="A folder for what is trained; the same command goes on where it was cut.")],
+    labels: Annotated[
+        str | None, typer.Option(help=f"The teacher's catalogue, for an encoder that shortlists: {FILES}.")
+    ] = None,
+    target: Annotated[
+        Literal["both", "shortlist", "select", "standard"],
+        typer.Option("--phase", help="What it learns; `standard` is the whole output at once, for comparison."),
+    ] = "both",
+    epochs: Annotated[
+        float | None, typer.Option(min=0, help="Passes over the corpus, at most. Default: 3.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of the optimiser: so many, and no early end.", show_default=False)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Examples in memory at once. Default: what fits.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: what fits.", show_default=False)] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(min=8, help="Tokens an encoder reads of a text. Default: 128.", show_default=False),
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora/--full", help="Of a language model: train adapters and merge them, or all weights.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    as_json: Json = False,
+) -> None:  # long by its options: their list is the command's documentation
+    """Train a student on a corpus: one that takes its place in the graph, by name.
+
+    On several GPUs: accelerate launch -m ctd_agent distill train ...
+    """
+    from ctd_agent.distill.students import train as trained
+    from ctd_agent.distill.training import Plan
+
+    plan = Plan(
+        target=target,
+        seed=seed,
+        epochs=epochs,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        lora=lora,
+    )
+    catalogue = read_catalogue(labels, {}) if labels else None
+    _tell(trained(corpus, student, out, plan, catalogue), as_json)
+
+
+app.command(
+    epilog="Example: ctd-agent distill run train.jsonl --labels catalogue.csv --gold train.jsonl --test test.jsonl "
+    "--student sentence-transformers/all-MiniLM-L6-v2 --out loop/"
+)(run)
+
+
+def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
+    """Say what was trained, and how it is named in the graph."""
+    from ctd_agent.console import say
+
+    if as_json or not sys.stdout.isatty():
+        for folder, student in made.items():
+            sys.stdout.write(json.dumps({"folder": str(folder), "student": student.model_dump()}) + "\n")
+        return
+    for folder, student in made.items():
+        phase = {"bi-encoder": "shortlister", "cross-encoder": "selector", "writer": "model"}[student.kind]
+        spec = f"vllm:{folder}" if student.kind == "writer" else f"encoder:{folder}"
+        say(f"{student.kind}: ctd-agent label ... --{phase} {spec}")
 
 
 def _show(card: "Card", out: Path) -> None:

@@ -40,10 +40,10 @@ def evaluate(
 
     right = read_gold(gold)
     weight = evaluation.propensities(read_gold(train)) if train else None
-    results, steps = _read(run, log)
+    results, steps = read_run(run, log)
     found = evaluation.evaluate(results, right, steps, weight, seed=seed)
     if compare:
-        theirs, their_steps = _read(compare, None)
+        theirs, their_steps = read_run(compare, None)
         if not (steps and their_steps):  # the longer rankings would win by their length alone
             note(f"{run} less {compare}: of both, rankings end with the shortlist, as one has no log")
             steps, their_steps = {}, {}
@@ -59,7 +59,7 @@ def evaluate(
         _show(found, compare)
 
 
-def _read(run: Path, log: Path | None) -> "tuple[list[LabeledDocument], Mapping[str, list[Transition]]]":
+def read_run(run: Path, log: Path | None) -> "tuple[list[LabeledDocument], Mapping[str, list[Transition]]]":
     """Return a run's results, and its steps where its log is there."""
     from ctd_agent.console import note
     from ctd_agent.graphs.transitions import read_transitions

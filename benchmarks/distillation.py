@@ -1,0 +1,245 @@
+r"""Encoder students of one teacher's log, trained in several ways, side by side in the graph.
+
+    python benchmarks/distillation.py --log train.jsonl.transitions.jsonl --train train.jsonl --test test.jsonl \
+        --labels catalogue.jsonl --teacher test-labelled.jsonl --student FOLDER --seeds 0 1 2 --out /tmp/distillation
+
+Needs the extra `train`. The ways: `untrained`; `standard` (one bi-encoder, document to the teacher's final labels,
+which then ranks and chooses too); `phases` (a bi-encoder to shortlist, a cross-encoder to select); `no credit`; `no gates`.
+Encoders have no reasoning, so `answers only` is `phases`. All have the same number of optimiser steps of the same
+number of texts: `standard` all of them on its one model, the others half on each of their two.
+
+What is in OUT is not done again; other processes may work on other seeds of it meanwhile. Figures are means
+over seeds, then over documents; 95% intervals are bootstrapped over documents, 10,000 samples, seed 0, paired.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from ctd_agent.agents.encoders import Encoder
+from ctd_agent.agents.models import load_phases
+from ctd_agent.agents.sampling import GREEDY
+from ctd_agent.agents.selector import load_selector
+from ctd_agent.agents.student import Student, read_student, write_student
+from ctd_agent.console import note, progress
+from ctd_agent.distill.corpora import Recipe, make_corpus
+from ctd_agent.distill.evaluation import RANKING, scored
+from ctd_agent.distill.metrics import Interval, bootstrap, f1, recall
+from ctd_agent.distill.students import train
+from ctd_agent.distill.supervision import Gates, read_episodes
+from ctd_agent.distill.training import Plan
+from ctd_agent.errors import UserError
+from ctd_agent.files import read_documents, read_gold, read_labels
+from ctd_agent.graphs.batch import Output, label_documents
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import build_graph
+from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.records import read_records
+from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument, Usage
+from ctd_agent.tools.index_cache import cached_index
+
+WAYS = ("untrained", "standard", "phases", "no credit", "no gates")
+METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
+GIVEN = "F1, same shortlist"
+Values = dict[str, float]  # a metric's, by document
+
+
+def main() -> None:
+    """Train and run what is left, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, nargs="+", required=True, help="the teacher's, over training documents")
+    parser.add_argument("--train", required=True, help="training documents with right labels")
+    parser.add_argument("--test", required=True, help="other documents with right labels")
+    parser.add_argument("--labels", required=True, help="the catalogue")
+    parser.add_argument("--teacher", type=Path, help="the teacher's run on test documents, its log beside it")
+    parser.add_argument("--student", required=True, help="a sentence-transformers model")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=100, help="of both phases' models together")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that is read")
+    parser.add_argument("--documents", type=int, default=200, help="of the test, the first")
+    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--min-recall", type=float, default=0.25)
+    parser.add_argument("--min-f1", type=float, default=0.25)
+    options = parser.parse_args()
+    gold = read_gold(options.test)
+    for seed in options.seeds:
+        for way in WAYS:
+            run_way(options, way, seed)
+    print(table(options, gold))
+
+
+def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
+    """Make the corpus, train the student and label the test documents, what of it is not done."""
+    folder = options.out / f"{way.replace(' ', '-')}-{seed}"
+    labels = read_labels(options.labels)
+    documents = read_documents(options.test)[: options.documents]
+    specs = students(options, way, seed, folder, labels)
+    models = load_phases(*specs)
+    assert isinstance(models[0], Encoder)
+    with Output(folder / "run.jsonl") as out:
+        todo = out.left(documents)
+        if todo:
+            with progress(f"indexing for {folder.name}", len(labels)) as show:
+                index = cached_index(labels, models[0].embedder, show)
+            graph = build_graph(
+                *models, index, budget=Budget.fitting(*models, candidates=options.candidates),
+                log=folder / "run.jsonl.transitions.jsonl",
+            )  # fmt: skip
+            with progress(folder.name, len(todo)) as show:
+                for done, result in enumerate(label_documents(graph, todo), start=1):
+                    out.write(result)
+                    show(done)
+    if options.teacher and not (folder / "given.json").exists():
+        given = on_the_teachers_shortlists(options, specs[1], labels)
+        (folder / "given.json").write_text(json.dumps(given))
+
+
+def students(
+    options: argparse.Namespace, way: str, seed: int, folder: Path, labels: Sequence[Label]
+) -> tuple[str, str]:
+    """Return the specs of a way's shortlister and selector, trained."""
+    if way == "untrained":
+        base = untrained(options.student, folder / "student")
+        return f"encoder:{base}", f"encoder:{base}"
+    corpus = folder / "corpus"
+    if not corpus.exists():
+        gates = Gates(
+            recall=0 if way == "no gates" else options.min_recall,
+            f1=0 if way == "no gates" else options.min_f1,
+            credit=way != "no credit",
+        )
+        make_corpus(options.log, read_gold(options.train), Recipe(gates=gates, seed=0), corpus)
+    one = way == "standard"
+    plan = Plan(
+        target="standard" if one else "both",
+        seed=seed,
+        steps=options.steps if one else options.steps // 2,
+        max_length=options.max_length,
+    )
+    made = {
+        student.kind: at for at, student in train(corpus, options.student, folder / "student", plan, labels).items()
+    }
+    shortlister = f"encoder:{made['bi-encoder']}"
+    return shortlister, shortlister if one else f"encoder:{made['cross-encoder']}"
+
+
+def untrained(base: str, folder: Path) -> Path:
+    """Put a base model into a student's folder as it is."""
+    from sentence_transformers import SentenceTransformer
+
+    if read_student(folder) is None:
+        SentenceTransformer(base).save_pretrained(str(folder))
+        card = {
+            "kind": "bi-encoder",
+            "base": base,
+            "corpus": "",
+            "teachers": [],
+            "task": "",
+            "catalogue": "",
+            "seed": 0,
+        }
+        write_student(folder, Student.model_validate(card))
+    return folder
+
+
+def on_the_teachers_shortlists(options: argparse.Namespace, spec: str, labels: Sequence[Label]) -> Values:
+    """Return the F1 of a selector's choice from the shortlists that the teacher chose from, by document."""
+    by_id, gold = {label.id: label for label in labels}, read_gold(options.test)
+    selector = load_selector(load_phases(spec, spec)[1], "", GREEDY)
+    values = {}
+    _, episodes = read_episodes([options.teacher.with_name(f"{options.teacher.name}.transitions.jsonl")])
+    for document, (episode, *_) in episodes.items():
+        if document not in gold:
+            continue
+        listed = [Candidate(by_id[one.label.id], one.score, one.found_by) for one in episode.shortlist]
+        chosen = selector.read(selector.ask(episode.text, listed, lambda _: True), listed).labels
+        values[document] = f1([label.id for label in chosen], gold[document].labels)
+    return values
+
+
+def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
+    """Return the ways' figures, and what each has less than `standard`'s and the teacher's, as markdown."""
+    names = (*METRICS, GIVEN)
+    rows = {}
+    for way in WAYS:
+        runs = [values(options.out / f"{way.replace(' ', '-')}-{seed}", gold) for seed in options.seeds]
+        rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in names}
+    lines = [f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps", ""]
+    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    if options.teacher:
+        rows["teacher"] = of_run(options.teacher, gold) | {GIVEN: teachers_f1(options, gold)}
+    for way, by_metric in rows.items():
+        lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
+    for other in ("standard", "untrained", "no credit", "no gates", *(["teacher"] if options.teacher else [])):
+        cells = [difference(rows["phases"][name], rows[other][name]) for name in names]
+        lines.append(f"| phases less {other} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", costs(options)])
+
+
+def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:
+    """Return every metric of a student's run, by document."""
+    given = folder / "given.json"
+    return of_run(folder / "run.jsonl", gold) | {GIVEN: json.loads(given.read_text()) if given.exists() else {}}
+
+
+def of_run(run: Path, gold: dict[str, Gold]) -> dict[str, Values]:
+    """Return a run's ranking metrics by document."""
+    log = read_transitions(run.with_name(f"{run.name}.transitions.jsonl"))
+    done = scored(list(read_records(run, LabeledDocument)), gold, log)
+    found = {name: {one.result.id: metric(one.ranking, one.right) for one in done} for name, metric in METRICS.items()}
+    # A shortlist is what the searches brought, in their order: the selector has no say in it.
+    for one in done:
+        searched = [label for step in log[one.result.id] for search in step.searches for label in search.found]
+        order = [label.id for label in searched if label.id not in gold[one.result.id].filtered]
+        found["R@50"][one.result.id] = recall(order, one.right, 50)
+    return found
+
+
+def teachers_f1(options: argparse.Namespace, gold: dict[str, Gold]) -> Values:
+    """Return the F1 of the teacher's own choice."""
+    done = scored(list(read_records(options.teacher, LabeledDocument)), gold)
+    return {one.result.id: f1(one.chosen, one.right) for one in done}
+
+
+def mean_over_seeds(runs: Sequence[Values]) -> Values:
+    """Return the mean over runs for each document that all have."""
+    return {key: fmean(run[key] for run in runs) for key in runs[0] if all(key in run for run in runs)}
+
+
+def interval(numbers: Sequence[float]) -> str:
+    """Return a mean with its interval."""
+    return shown(bootstrap(numbers), "") if numbers else "-"
+
+
+def difference(mine: Values, its: Values) -> str:
+    """Return the mean of paired differences with its interval."""
+    both = [mine[key] - its[key] for key in mine if key in its]
+    return shown(bootstrap(both), "+") + f" n={len(both)}" if both else "-"
+
+
+def shown(value: Interval, sign: str) -> str:
+    """Return a figure with its interval in brackets."""
+    mean, low, high = (f"{one:{sign}.3f}" for one in value)
+    return f"{mean} [{low}, {high}]"
+
+
+def costs(options: argparse.Namespace) -> str:
+    """Return what a document cost, by way."""
+    lines = ["| | seconds a document | tokens a document |", "|---|---|---|"]
+    runs = {way: options.out / f"{way.replace(' ', '-')}-{options.seeds[0]}" / "run.jsonl" for way in WAYS}
+    for name, run in (runs | ({"teacher": options.teacher} if options.teacher else {})).items():
+        total = [sum(one.usage.values(), Usage()) for one in read_records(run, LabeledDocument)]
+        tokens = fmean(one.prompt_tokens - one.cached_tokens + one.completion_tokens for one in total)
+        lines.append(f"| {name} | {fmean(one.seconds for one in total):.3f} | {tokens:,.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        note(f"error: {error}")
+        raise SystemExit(2) from error
