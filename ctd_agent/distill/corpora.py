@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.distill.card import Card, Counts, readme
 from ctd_agent.distill.examples import Example, Form, Judgement, conversations, judgement
-from ctd_agent.distill.formats import FORMATS, Format, dataset_info
+from ctd_agent.distill.formats import FORMATS, Format, dataset_info, table
 from ctd_agent.distill.supervision import CORPORA, Count, Gates, Lesson, learn, read_episodes
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Gold
@@ -157,7 +157,8 @@ def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Les
 
 def _drafted(lessons: Sequence[Lesson], form: Form, recipe: Recipe) -> _Draft:
     held_out = round(recipe.dev * len(lessons))
-    splits: dict[Split, Sequence[Lesson]] = {"dev": lessons[:held_out], "train": lessons[held_out:]}
+    # Training first: of a dataset's splits the first says which types its columns have.
+    splits: dict[Split, Sequence[Lesson]] = {"train": lessons[held_out:], "dev": lessons[:held_out]}
     draft = _Draft(
         examples={
             name: {split: [e for one in part for e in conversations(one, name, form)] for split, part in splits.items()}
@@ -262,10 +263,9 @@ def _write_rows(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], parq
     path = folder / f"{name}.{'parquet' if parquet else 'jsonl'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if parquet:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        pq.write_table(table(rows), path)
     else:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path.relative_to(folder))
