@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -226,7 +226,7 @@ def test_axolotl_learns_the_last_turn_only(
 
 
 @pytest.fixture
-def llamafactory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def llamafactory(monkeypatch: pytest.MonkeyPatch) -> None:
     """LLaMA-Factory with other versions than it pins, and without torchaudio, which text does not need."""
     trainer("transformers").utils.is_torchaudio_available()  # it remembers that there is none
     stand_in = ModuleType("torchaudio")
@@ -234,7 +234,6 @@ def llamafactory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
     monkeypatch.setitem(sys.modules, "torchaudio", stand_in)
     trainer("llamafactory")
-    yield
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,8 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
     Raises UserError for logs that cannot be read or do not belong together, where nothing passes any gate,
     and for a folder that has something in it.
     """
+    if not out.name:
+        raise UserError(f"{out}: this folder is in use; name a new one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
     runs, episodes = read_episodes(logs)
@@ -186,12 +189,12 @@ def _equalise(draft: _Draft) -> None:
     sides = [phases, [("standard", one) for one in train["standard"]]]
     budget = min(sum(tokens(one) for _, one in side) for side in sides)
     for side in sides:
-        spent = 0
-        for name, example in side:
-            spent += tokens(example)
-            if spent > budget:
-                train[name].remove(example)
-                draft.over_budget[name] += 1
+        spent = accumulate(tokens(example) for _, example in side)
+        kept = {id(example) for (_, example), so_far in zip(side, spent, strict=True) if so_far <= budget}
+        for name in {name for name, _ in side}:
+            before = len(train[name])
+            train[name][:] = [example for example in train[name] if id(example) in kept]
+            draft.over_budget[name] = before - len(train[name])
 
 
 @cache
