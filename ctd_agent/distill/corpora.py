@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.distill.card import Card, Counts, readme
 from ctd_agent.distill.examples import Example, Form, Judgement, conversations, judgement
-from ctd_agent.distill.formats import FORMATS, Format, dataset_info
+from ctd_agent.distill.formats import FORMATS, Format, dataset_info, table
 from ctd_agent.distill.supervision import CORPORA, Count, Gates, Lesson, learn, read_episodes
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Gold
@@ -68,6 +69,8 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
     Raises UserError for logs that cannot be read or do not belong together, where nothing passes any gate,
     and for a folder that has something in it.
     """
+    if not out.name:
+        raise UserError(f"{out}: this folder is in use; name a new one")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
     runs, episodes = read_episodes(logs)
@@ -157,7 +160,8 @@ def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Les
 
 def _drafted(lessons: Sequence[Lesson], form: Form, recipe: Recipe) -> _Draft:
     held_out = round(recipe.dev * len(lessons))
-    splits: dict[Split, Sequence[Lesson]] = {"dev": lessons[:held_out], "train": lessons[held_out:]}
+    # Training first: of a dataset's splits the first says which types its columns have.
+    splits: dict[Split, Sequence[Lesson]] = {"train": lessons[held_out:], "dev": lessons[:held_out]}
     draft = _Draft(
         examples={
             name: {split: [e for one in part for e in conversations(one, name, form)] for split, part in splits.items()}
@@ -185,12 +189,12 @@ def _equalise(draft: _Draft) -> None:
     sides = [phases, [("standard", one) for one in train["standard"]]]
     budget = min(sum(tokens(one) for _, one in side) for side in sides)
     for side in sides:
-        spent = 0
-        for name, example in side:
-            spent += tokens(example)
-            if spent > budget:
-                train[name].remove(example)
-                draft.over_budget[name] += 1
+        spent = accumulate(tokens(example) for _, example in side)
+        kept = {id(example) for (_, example), so_far in zip(side, spent, strict=True) if so_far <= budget}
+        for name in {name for name, _ in side}:
+            before = len(train[name])
+            train[name][:] = [example for example in train[name] if id(example) in kept]
+            draft.over_budget[name] = before - len(train[name])
 
 
 @cache
@@ -262,10 +266,9 @@ def _write_rows(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], parq
     path = folder / f"{name}.{'parquet' if parquet else 'jsonl'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if parquet:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        pq.write_table(table(rows), path)
     else:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path.relative_to(folder))

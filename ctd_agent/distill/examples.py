@@ -110,7 +110,9 @@ def judgement(lesson: Lesson, form: Form) -> Judgement:
 
 def _searching(episode: Episode, right: frozenset[str], form: Form) -> Iterator[list[Message]]:
     """Yield phase 1's turns: the searches worth making and, where they are tool calls, the end after them."""
-    if not episode.run.budget["turns"]:  # the teacher was never asked what to search for
+    if not (
+        episode.run.budget["turns"] and episode.run.budget["searches"]
+    ):  # the teacher was never asked what to search for
         return
     searches = worth_making(episode, right, form.credit)[:SEARCHES_A_TURN]
     shown = found_text([found.name for found in episode.searches[0].found[:SHOWN]])

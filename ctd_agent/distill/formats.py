@@ -1,4 +1,4 @@
-"""One conversation in the form each trainer reads. Checked against the trainers' own loaders (tests/trainers).
+"""One conversation in the form each trainer reads. Checked with the trainers' own loaders (tests/test_formats.py).
 
 The last message is the one to be learned. How a trainer is told so differs: TRL learns completions only,
 OpenAI weighs messages, Axolotl masks them by `train`, LLaMA-Factory by `mask_history`.
@@ -6,10 +6,13 @@ OpenAI weighs messages, Axolotl masks them by `train`, LLaMA-Factory by `mask_hi
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctd_agent.agents.prompts import Message
 from ctd_agent.distill.examples import Example
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Format = Literal["trl", "openai", "axolotl", "llamafactory"]
 Row = dict[str, Any]
@@ -67,6 +70,24 @@ def dataset_info(files: Sequence[str]) -> dict[str, Any]:
         file.rsplit(".", 1)[0].replace("/", "_"): {"file_name": file, "formatting": "sharegpt", "columns": columns}
         for file in files
     }
+
+
+def table(rows: Sequence[Row]) -> "pa.Table":
+    """Return rows, at least one, as an Arrow table, in which messages and tools are JSON.
+
+    As structs every message would have all keys that any has, most of them null: the chat templates of Llama 3
+    and gpt-oss, for two, fail on calls that are null.
+    """
+    import pyarrow as pa
+
+    columns = pa.Table.from_pylist(rows)
+    for name in {"prompt", "completion", "messages", "tools"} & rows[0].keys():
+        values = [row[name] for row in rows]
+        if isinstance(values[0], list):
+            texts = [[json.dumps(value, ensure_ascii=False) for value in row] for row in values]
+            column = pa.array(texts).cast(pa.list_(pa.json_()))
+            columns = columns.set_column(columns.column_names.index(name), name, column)
+    return columns
 
 
 def _tools(example: Example) -> Row:
