@@ -197,8 +197,8 @@ def test_each_phase_has_a_gate_of_its_own(made: Callable[..., Row]) -> None:
     assert by_id["chose badly"]["select"] is None
     assert by_id["found little"]["shortlist"] is None
     assert by_id["found little"]["select"] == [
-        {"label": "a", "text": "Label a", "target": 1},
-        {"label": "x", "text": "Label x", "target": 0},
+        {"label": "a", "text": "Label a", "rank": 1, "target": 1},
+        {"label": "x", "text": "Label x", "rank": 2, "target": 0},
     ]
 
 

@@ -295,7 +295,7 @@ def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_student_that_is_none(corpus: Callable[..., Path], smollm2: Path, tokenizer: Any, tmp_path: Path):
     made, folder = corpus(asked(native=False)), tmp_path / "model"
     folder.mkdir()
-    with pytest.raises(UserError, match="model: cannot be loaded as a language model: .*; name a folder with"):
+    with pytest.raises(UserError, match=r"model: cannot be loaded as a language model: .*; name a folder with"):
         train_writer(made, str(folder), tmp_path / "out", Plan())
     for file in (file for file in smollm2.iterdir() if file.name != "chat_template.jinja"):
         (folder / file.name).symlink_to(file)
@@ -306,7 +306,7 @@ def test_a_student_that_is_none(corpus: Callable[..., Path], smollm2: Path, toke
 @pytest.mark.slow
 def test_a_template_that_shows_no_tools(corpus: Callable[..., Path], tokenizer: Any):
     rows = read_rows(corpus(asked(native=True)), "both", "train")
-    with pytest.raises(UserError, match="does not show tools.*--json-searches"):
+    with pytest.raises(UserError, match=r"does not show tools.*--json-searches"):
         rendered(rows, tokenizer, "smollm2")
 
 

