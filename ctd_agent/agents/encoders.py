@@ -18,6 +18,7 @@ from ctd_agent.schema import Exchange, Reply, Usage
 SPEC = "encoder:"
 # A cosine to log-odds: any increasing function would do, for the threshold is fitted to it.
 SCALE, MIDDLE = 10.0, 0.5
+RANK = 1.0  # what a rank weighs beside a score: as for the pointwise selector, where it was fitted (docs/results.md)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class _BiEncoder:
 
     def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:
         document = self._encode(text)
-        odds = [SCALE * (float(document @ self._vector(label)) - MIDDLE) for label in labels]
+        odds = [odds_of(float(document @ self._vector(label))) for label in labels]
         return odds, len(
             self._model.tokenizer(text, truncation=True, max_length=self._model.max_seq_length)["input_ids"]
         )
@@ -121,7 +122,12 @@ def _model(kind: str, folder: str) -> _CrossEncoder | _BiEncoder:
         raise UserError(f"{SPEC}{folder}: cannot be loaded ({error})") from error
 
 
-def score_at(odds: float, rank: int, rank_weight: float) -> float:
-    """Return a candidate's score in (0, 1): the logistic of its log-odds, less what its rank takes."""
-    logit = odds - rank_weight * math.log(rank)
+def odds_of(cosine: float) -> float:
+    """Return a cosine on the scale of log-odds."""
+    return SCALE * (cosine - MIDDLE)
+
+
+def score_at(odds: float, rank: int) -> float:
+    """Return a candidate's score in (0, 1): the logistic of its log-odds, less what its rank from 1 takes."""
+    logit = odds - RANK * math.log(rank)
     return 1 / (1 + math.exp(-max(-36.0, min(36.0, logit))))

@@ -155,7 +155,7 @@ class Scoring:
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
         """Rank the candidates by score, and choose those above the threshold."""
         scores = {
-            candidate.label.id: score_at(float(reply.content), rank, self._student.rank_weight)
+            candidate.label.id: score_at(float(reply.content), rank)
             for rank, (candidate, reply) in enumerate(zip(shortlist, exchange.replies, strict=True), start=1)
         }
         return _above(scores, self._student.threshold, shortlist)

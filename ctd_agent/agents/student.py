@@ -15,8 +15,7 @@ class Student(Record):
 
     A `writer` is a language model; it makes tool calls if `native_tools`, and gives reasons before its choice if
     `reasons`. A `bi-encoder` shortlists by nearness to labels; a `cross-encoder` scores a document with a
-    candidate. An encoder that selects lowers a candidate's log-odds by `rank_weight` times the logarithm of its
-    rank, and chooses those whose score is above `threshold`.
+    candidate; as selector either chooses those whose score is above `threshold`.
     """
 
     kind: Literal["writer", "bi-encoder", "cross-encoder"]
@@ -29,7 +28,6 @@ class Student(Record):
     native_tools: bool = False
     reasons: bool = False
     threshold: float = 0.5
-    rank_weight: float = 0.0
 
 
 def read_student(folder: Path) -> Student | None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctd_agent.agents.encoders import SCALE, score_at
+from ctd_agent.agents.encoders import odds_of, score_at
 from ctd_agent.agents.student import Student
 from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.fitting import fit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BI_RATE, CROSS_RATE = 5e-5, 1e-4
 READ = 128  # tokens of a text that an encoder reads
 TEMPERATURE = 20.0  # of the cosines under the softmax, as sentence-transformers' own losses have it
-RANK_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+LEVELS = 100  # of the threshold that are tried
 OTHERS = 500  # labels that nothing in the corpus is about, among which the dev documents' own are to be found
 
 
@@ -66,9 +66,8 @@ def train_shortlister(
         rate=BI_RATE,
     )
     dev = [(one, near) for one in judgements["dev"] if (near := getattr(one, corpus))]
-    cosines = [_cosines(model, one.text, near, texts) for one, near in dev]
-    threshold, _ = fitted([(scores, {*near.near}) for scores, (_, near) in zip(cosines, dev, strict=True)], (0.0,))
-    return course.student("bi-encoder", corpus, threshold=threshold)
+    judged = [(_cosines(model, one.text, near, texts), {*near.near}) for one, near in dev]
+    return course.student("bi-encoder", corpus, threshold=fitted(judged))
 
 
 def train_selector(course: Course, judgements: Mapping[str, Sequence[Judgement]]) -> Student:
@@ -99,28 +98,24 @@ def train_selector(course: Course, judgements: Mapping[str, Sequence[Judgement]]
         odds = model.predict([(one.text, p.text) for p in pairs], activation_fn=Identity()) if pairs else []
         ranked = {pair.label: (float(value), pair.rank) for pair, value in zip(pairs, odds, strict=True)}
         judged.append((ranked, {pair.label for pair in pairs if pair.target}))
-    threshold, rank_weight = fitted(judged, RANK_WEIGHTS)
-    return course.student("cross-encoder", "select", threshold=threshold, rank_weight=rank_weight)
+    return course.student("cross-encoder", "select", threshold=fitted(judged))
 
 
 Scores = dict[str, tuple[float, int]]  # log-odds and rank, by label
 
 
-def fitted(judged: Sequence[tuple[Scores, set[str]]], weights: Sequence[float]) -> tuple[float, float]:
-    """Return the threshold and the weight of the rank that choose best on held-out documents, by mean F1.
+def fitted(judged: Sequence[tuple[Scores, set[str]]]) -> float:
+    """Return the threshold that chooses best on held-out documents, by mean F1; one half where there are none.
 
-    `judged` has the scores of a document's candidates, and its right ones. Without documents: one half, and 0.
+    `judged` has the scores of a document's candidates, and its right ones.
     """
-    best, found = -1.0, (0.5, 0.0)
-    counted = [(scores, right) for scores, right in judged if right]
-    for weight in weights:
-        scored = [({key: score_at(*one, weight) for key, one in scores.items()}, right) for scores, right in counted]
-        levels = sorted({round(score, 3) for scores, _ in scored for score in scores.values()})
-        for threshold in levels[:: max(1, len(levels) // 100)]:
-            reached = [f1([key for key, s in scores.items() if s > threshold], right) for scores, right in scored]
-            if (mean := sum(reached) / len(reached)) > best:
-                best, found = mean, (threshold, weight)
-    return found
+    scored = [({key: score_at(*one) for key, one in scores.items()}, right) for scores, right in judged if right]
+    levels = sorted({round(score, 3) for scores, _ in scored for score in scores.values()})
+
+    def reached(threshold: float) -> float:
+        return sum(f1([key for key, score in scores.items() if score > threshold], right) for scores, right in scored)
+
+    return max(levels[:: max(1, len(levels) // LEVELS)], key=reached, default=0.5)
 
 
 def _near(judgements: Sequence[Judgement], corpus: str, texts: Mapping[str, str], seed: int) -> list[Near]:
@@ -203,4 +198,6 @@ def _retrieval(judgements: Sequence[Judgement], corpus: str, texts: Mapping[str,
 def _cosines(model: Any, text: str, near: Nearness, texts: Mapping[str, str]) -> Scores:
     keys = [*near.near, *near.far]
     document, *vectors = model.encode([text, *(texts[key] for key in keys)], normalize_embeddings=True)
-    return {key: (SCALE * (float(document @ vector) - 0.5), 1) for key, vector in zip(keys, vectors, strict=True)}
+    odds = {key: odds_of(float(document @ vector)) for key, vector in zip(keys, vectors, strict=True)}
+    best = sorted(odds, key=lambda key: -odds[key])
+    return {key: (odds[key], rank) for rank, key in enumerate(best, start=1)}
