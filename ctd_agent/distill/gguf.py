@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-OUTTYPE = "bf16"  # what students are trained in
+OUTTYPE = "q8_0"  # beside bf16 half the size, and half again as fast on a processor
 
 
 def convert(folder: Path, file: Path) -> str | None:
@@ -21,4 +21,4 @@ def convert(folder: Path, file: Path) -> str | None:
         return None
     part.unlink(missing_ok=True)
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    return said[-1].strip()[-300:] if said else f"exit code {done.returncode}"
+    return said[-1].removeprefix("ERROR:hf-to-gguf:").strip()[-300:] if said else f"exit code {done.returncode}"

@@ -132,7 +132,8 @@ def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> 
         max_length=None,  # none is too long, so none is cut
         train_sampling_strategy="group_by_length",  # hardly any padding
         bf16=bf16(),
-        gradient_checkpointing=gpu,
+        gradient_checkpointing=gpu,  # its memory is dear; a processor's time is
+        dataloader_pin_memory=gpu,
         seed=plan.seed,
         logging_steps=LOOKS / 5,
         eval_strategy="steps" if dev else "no",

@@ -80,6 +80,9 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
         why = "; the teacher was asked for no searches" if plan.target == "shortlist" else ""
         there = f"what can be learned is {' and '.join(full)}" if full else "there are none at all: make a larger one"
         raise UserError(f"{corpus}: no training examples of {' or '.join(TARGETS[plan.target])}{why}; {there}")
+    missing = [name for name in TARGETS[plan.target] if not card.corpora[name].train]
+    if missing and first_process():
+        note(f"{corpus}: it has no training examples of {' or '.join(missing)}, so the rest is learned")
     return rows, dev
 
 
