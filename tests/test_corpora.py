@@ -275,6 +275,8 @@ def test_documents_are_split_and_not_examples(made: Callable[..., Row]) -> None:
         train, dev = ({text(row) for row in rows(name, split)} for split in ("train", "dev"))
         assert (len(train), len(dev), len(train & dev)) == (15, 5, 0)
     assert {row["id"] for row in rows("encoder", "dev")} == dev
+    splits = re.findall(r"split: (\w+)", Path("out/README.md").read_text())
+    assert splits == ["train", "validation"] * 4  # in that order: the first says of what types the columns are
     assert (card["corpora"]["shortlist"]["train"], card["corpora"]["shortlist"]["dev"]) == (30, 10)
 
 

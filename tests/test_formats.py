@@ -237,7 +237,7 @@ def llamafactory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_llamafactory_keeps_every_row_and_learns_the_last_turn_only(
+def test_llamafactory_learns_the_last_turn_only_and_writes_all_as_the_students_own_template_does(
     parquet: bool, name: str, corpus: Corpus, tokenizer: Any, smollm2: Path, llamafactory: None, tmp_path: Path
 ) -> None:
     hparams, data = trainer("llamafactory.hparams"), trainer("llamafactory.data")
@@ -251,23 +251,12 @@ def test_llamafactory_keeps_every_row_and_learns_the_last_turn_only(
     model, dataset, training, _, _ = hparams.get_train_args(asked)
     template = data.get_template_and_fix_tokenizer(tokenizer, dataset)
     examples = data.get_dataset(template, model, dataset, training, stage="sft", tokenizer=tokenizer)["train_dataset"]
-    written = rows(corpus("llamafactory"), name)
-    assert len(examples) == len(written)
-    for example, row in zip(examples, written, strict=True):
-        text, last = tokenizer.decode(example["input_ids"]), learned(tokenizer, example)
-        assert text.endswith(last)
-        assert last == _as_qwen(row["conversations"][-1]) + "<|im_end|>\n"
-        assert row["system"] in text
-        assert ("search_labels" in text) == bool(row["tools"])
-        assert all(turn["value"] in text for turn in row["conversations"] if turn["from"] != "function_call")
-
-
-def _as_qwen(turn: dict[str, str]) -> str:
-    """A turn as LLaMA-Factory writes it for Qwen 2.5 and its like."""
-    if turn["from"] != "function_call":
-        return turn["value"]
-    made = [json.dumps(call, ensure_ascii=False) for call in json.loads(turn["value"])]
-    return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in made)
+    qwen = Path(trainer("trl").__file__).with_name("chat_templates") / "qwen2_5.jinja"
+    tokenizer.chat_template = qwen.read_text()
+    texts = [rendered(tokenizer, row) for row in rows(corpus("trl"), name)]
+    for example, (prompt, whole) in zip(examples, texts, strict=True):
+        assert tokenizer.decode(example["input_ids"]) == whole
+        assert prompt + learned(tokenizer, example) == whole
 
 
 def test_openai_takes_every_row(corpus: Corpus, name: str) -> None:

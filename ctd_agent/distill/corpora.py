@@ -69,10 +69,7 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
     Raises UserError for logs that cannot be read or do not belong together, where nothing passes any gate,
     and for a folder that has something in it.
     """
-    if not out.name:
-        raise UserError(f"{out}: this folder is in use; name a new one")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
+    _check_new(out)
     runs, episodes = read_episodes(logs)
     lessons, count = learn(episodes, gold, recipe.gates)
     if not lessons:
@@ -103,7 +100,14 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
         corpora={name: _counts(name, draft, count) for name in CORPORA},
     )
     _write(out, card, draft, recipe)
-    return card  # long by the card's fields
+    return card
+
+
+def _check_new(out: Path) -> None:
+    if not out.name:
+        raise UserError(f"{out}: this folder is in use; name a new one")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
 
 
 _PROMPTS = {

@@ -5,7 +5,7 @@ OpenAI weighs messages, Axolotl masks them by `train`, LLaMA-Factory by `mask_hi
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctd_agent.agents.prompts import Message
@@ -72,7 +72,7 @@ def dataset_info(files: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row]) -> "pa.Table":
+def table(rows: Sequence[Mapping[str, Any]]) -> "pa.Table":
     """Return rows, at least one, as an Arrow table, in which messages and tools are JSON.
 
     As structs every message would have all keys that any has, most of them null: the chat templates of Llama 3

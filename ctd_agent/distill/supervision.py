@@ -210,7 +210,7 @@ def _reasoning(exchange: Exchange) -> str:
         return ""
     reply = exchange.replies[-1]
     try:
-        written = json.loads(unfenced(reply.content)).get("reasoning", "")
+        written = json.loads(unfenced(reply.content)).get("reasoning") or ""
     except (ValueError, AttributeError):
         written = ""
     return "\n".join(part for part in (reply.reasoning.strip(), str(written).strip()) if part)
