@@ -20,7 +20,7 @@ class Counts(Record):
     """One corpus's documents and examples; tokens are those of a neutral tokenizer (all-MiniLM-L6-v2's).
 
     `dropped` counts documents that the gate let not through, by the reason. `coverage` is the share of the
-    catalogue's labels that are to be searched for, chosen or near in a training example.
+    catalogue's labels that are to be found or chosen in a training example of a phase.
     """
 
     kept: int

@@ -138,11 +138,11 @@ def _form(lessons: Sequence[Lesson], recipe: Recipe) -> Form:
 def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Lesson], int, int]:
     """Return the lessons in an order shuffled by seed, without those whose text repeats another's, or nearly.
 
-    Nearly is a Jaccard similarity of their words of 0.9, as MinHash estimates it (Broder 1997).
+    Nearly is a Jaccard similarity of their words of 0.9; MinHash finds whom to compare (Broder 1997).
     """
     from datasketch import MinHash, MinHashLSH
 
-    near, seen = MinHashLSH(threshold=NEARLY, num_perm=PERMUTATIONS), set[tuple[str, ...]]()
+    near, seen = MinHashLSH(threshold=NEARLY, num_perm=PERMUTATIONS), dict[tuple[str, ...], set[str]]()
     fresh: list[Lesson] = []
     repeated = nearly = 0
     order = sorted(lessons, key=lambda lesson: lesson.document)
@@ -152,12 +152,12 @@ def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Les
         if words in seen:
             repeated += 1
             continue
-        seen.add(words)
-        (sketch,) = MinHash.bulk([[word.encode() for word in set(words)]], num_perm=PERMUTATIONS)
-        if near.query(sketch):
+        seen[words] = mine = set(words)
+        (sketch,) = MinHash.bulk([[word.encode() for word in mine]], num_perm=PERMUTATIONS)
+        if any(len(mine & seen[other]) >= NEARLY * len(mine | seen[other]) for other in near.query(sketch)):
             nearly += 1
             continue
-        near.insert(lesson.document, sketch)
+        near.insert(words, sketch)
         fresh.append(lesson)
     return fresh, repeated, nearly
 
@@ -231,8 +231,8 @@ def _counts(name: str, draft: _Draft, count: Count) -> Counts:
 
 
 def _taught(judgements: Sequence[Judgement]) -> set[str]:
-    """Return the labels that some training example is about."""
-    near = [label for one in judgements for part in (one.shortlist, one.standard) if part for label in part.near]
+    """Return the labels that a phase learns to find or to choose."""
+    near = [label for one in judgements if one.shortlist for label in one.shortlist.near]
     return {*near, *(pair.label for one in judgements for pair in one.select or () if pair.target)}
 
 

@@ -5,6 +5,7 @@ A conversation ends with the one turn to be learned; all before it is, word for 
 
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -145,17 +146,25 @@ def _call_id(number: int) -> str:
 
 def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Message]:
     listed = list(episode.shortlist)
-    random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - no secret
+    # Reasons that cite a candidate by its number hold in the order that they were written in, and in no other.
+    if not (form.reasons and _cites_numbers(episode)):
+        random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - no secret
     number = {candidate.label.id: place for place, candidate in enumerate(listed, start=1)}
     chosen = {label.id: label for label in episode.choice.labels} if episode.choice else {}
     labels: list[dict[str, Any]] = [
         {"number": number[key], "score": round(chosen[key].score, 2)}
         | ({"reason": chosen[key].reason} if form.reasons else {})
-        for key in worth_choosing(episode, right, form.credit)
+        # Where reasons are learned, a choice stays what they led to.
+        for key in worth_choosing(episode, right, form.credit and not form.reasons)
     ]
     answer = ({"reasoning": episode.reasoning} if form.reasons else {}) | {"labels": labels}
     prompt = listwise_prompt(episode.text, episode.run.task, [_as_shown(episode, c) for c in listed], form.reasons)
     return [*prompt, turn_message(json.dumps(answer, ensure_ascii=False))]
+
+
+def _cites_numbers(episode: Episode) -> bool:
+    labels = episode.choice.labels if episode.choice else []
+    return any(re.search(r"\d", text) for text in (episode.reasoning, *(label.reason for label in labels)))
 
 
 def _as_shown(episode: Episode, candidate: Candidate) -> Candidate:
