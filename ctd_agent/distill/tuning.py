@@ -77,7 +77,7 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
 def _bf16() -> bool:
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
 def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[Tokens], out: Path, plan: Plan) -> Any:
@@ -103,7 +103,7 @@ def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[
     return trainer
 
 
-def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> Any:
+def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> Any:  # long by its settings
     import torch
     from trl import SFTConfig
 
