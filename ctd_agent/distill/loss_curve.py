@@ -49,7 +49,7 @@ def _chart(series: Mapping[str, Sequence[Point]]) -> Element:
         parts.append(element("line", **line))
         parts.append(element("text", number(tick * top), x=f"{LEFT - 4}", y=f"{y + 4:.1f}", text_anchor="end"))
         below = f"{HEIGHT - BOTTOM + 16}"
-        parts.append(element("text", f"{tick * right:,.0f}", x=f"{x:.1f}", y=below, text_anchor="middle"))
+        parts.append(element("text", f"{tick * right:,.4g}", x=f"{x:.1f}", y=below, text_anchor="middle"))
     for row, (name, points) in enumerate(series.items()):
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in points)
         parts.append(element("polyline", points=path, fill="none", stroke=COLOURS[name], stroke_width="2"))

@@ -104,7 +104,7 @@ def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[
     return trainer
 
 
-def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> Any:
+def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> Any:  # long by its settings
     import torch
     from trl import SFTConfig
 
