@@ -49,7 +49,13 @@ class Shelf:
 
 
 def teach(
-    log: str, cases: Mapping[str, Case], *, task: str = "topics", catalogue: str = "c", budget: Budget | None = None
+    log: str,
+    cases: Mapping[str, Case],
+    *,
+    task: str = "topics",
+    catalogue: str = "c",
+    budget: Budget | None = None,
+    reasoning: str = "They fit.",
 ) -> None:
     """Let a teacher label documents; each one's text is its id, too."""
 
@@ -58,7 +64,8 @@ def teach(
         if "tools" in options:
             return calls(*case.searches) if prompt[-1]["role"] == "user" and case.searches else AIMessage("Enough.")
         shown = candidates_shown(prompt)
-        return AIMessage(chosen(*(shown.index(f"Label {letter}") + 1 for letter in case.choice)))
+        answered = chosen(*(shown.index(f"Label {letter}") + 1 for letter in case.choice))
+        return AIMessage(answered.replace("They fit.", reasoning))
 
     model = ChatModel("scripted:teacher", ScriptedModel(otherwise=answer))
     graph = build_graph(model, model, Shelf(cases, catalogue), task=task, log=log, budget=budget)
@@ -181,6 +188,15 @@ def test_wrong_choices_are_pruned(made: Callable[..., Row]) -> None:
     assert selected() == {"news": "ac"}
     made("--no-credit", out="all")
     assert selected("all") == {"news": "acx"}
+
+
+def test_reasons_that_cite_numbers_keep_the_order_that_they_were_written_in(made: Callable[..., Row]) -> None:
+    letters = "abcdefghijklmnop"
+    teach("1.log", {"one": Case(letters, "a")}, reasoning="1 fits, the others do not.")
+    made()
+    assert candidates_shown(rows("select")[0]["prompt"]) == [f"Label {letter}" for letter in letters]
+    made("--no-reasoning", out="without")
+    assert candidates_shown(rows("select", out="without")[0]["prompt"]) != [f"Label {letter}" for letter in letters]
 
 
 def test_each_phase_has_a_gate_of_its_own(made: Callable[..., Row]) -> None:
@@ -345,7 +361,7 @@ def test_the_card_says_what_it_was_made_from(made: Callable[..., Row]) -> None:
         "teachers": ["scripted:teacher"], "task": "topics of news", "catalogue": "c", "labels": 26, "gold": True,
         "teacher_prompts": {"shortlist": "shortlist-1", "select": "listwise-1"}, "licence": "cc-by-4.0",
         "student_prompts": {"shortlist": "shortlist-1", "select": "listwise-1", "standard": "standard-1"},
-        "form": {"native": True, "reasons": True, "credit": True, "seed": 7}, "coverage": 4 / 26,
+        "form": {"native": True, "reasons": True, "credit": True, "seed": 7}, "coverage": 3 / 26,
     }  # fmt: skip
     assert {name: card[name] for name in expected} == expected
     assert all(one["tokens"] > 100 for one in card["corpora"].values())

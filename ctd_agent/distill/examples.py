@@ -154,8 +154,7 @@ def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Messa
     labels: list[dict[str, Any]] = [
         {"number": number[key], "score": round(chosen[key].score, 2)}
         | ({"reason": chosen[key].reason} if form.reasons else {})
-        # Where reasons are learned, a choice stays what they led to.
-        for key in worth_choosing(episode, right, form.credit and not form.reasons)
+        for key in worth_choosing(episode, right, form.credit)
     ]
     answer = ({"reasoning": episode.reasoning} if form.reasons else {}) | {"labels": labels}
     prompt = listwise_prompt(episode.text, episode.run.task, [_as_shown(episode, c) for c in listed], form.reasons)
