@@ -31,7 +31,7 @@ from ctd_agent.schema import Document, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
 CARD = Student(
-    kind="cross-encoder", base="minilm", corpus="select", teachers=["local"], task=TASK, catalogue="c", seed=0
+    kind="cross-encoder", base="minilm", target="select", teachers=["local"], task=TASK, catalogue="c", seed=0
 )
 needs_trainer = pytest.mark.skipif(not find_spec("sentence_transformers"), reason="needs the extra `train`")
 

@@ -110,7 +110,7 @@ def tokenizer(smollm2: Path) -> Any:
 
 
 STUDENT = Student(
-    kind="writer", base="base", corpus="corpus", teachers=["t"], task=TASK, catalogue="c", seed=0, native_tools=False
+    kind="writer", base="base", target="both", teachers=["t"], task=TASK, catalogue="c", seed=0, native_tools=False
 )
 
 
@@ -210,7 +210,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
 
     made, out = corpus(asked(native=False), dev=0.125), tmp_path / "student"
 
-    monkeypatch.setattr(tuning, "_watch", cut_after(2, tuning._watch))
+    monkeypatch.setattr(tuning, "watch", cut_after(2, tuning.watch))
     with pytest.raises(KeyboardInterrupt):
         train_writer(made, str(smollm2), out, FEW)
     assert read_student(out) is None

@@ -8,6 +8,8 @@ from ctd_agent.records import validated
 from ctd_agent.schema import Record
 
 FILE = "student.json"
+Kind = Literal["writer", "bi-encoder", "cross-encoder"]
+Target = Literal["both", "shortlist", "select", "standard"]  # what a student learns: a phase, both, the whole at once
 
 
 class Student(Record):
@@ -18,9 +20,9 @@ class Student(Record):
     candidate; as selector either chooses those whose score is above `threshold`.
     """
 
-    kind: Literal["writer", "bi-encoder", "cross-encoder"]
+    kind: Kind
     base: str
-    corpus: str
+    target: Target
     teachers: list[str]
     task: str
     catalogue: str

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ctd_agent.agents.encoders import odds_of, score_at
-from ctd_agent.agents.student import Student
+from ctd_agent.agents.student import Student, Target
 from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.fitting import fit
 from ctd_agent.distill.metrics import f1
@@ -48,7 +48,7 @@ def train_shortlister(
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 
     texts = {label.id: label.text for label in labels}
-    corpus = "standard" if course.plan.target == "standard" else "shortlist"
+    corpus: Target = "standard" if course.plan.target == "standard" else "shortlist"
     rows = {split: _near(some, corpus, texts, course.plan.seed) for split, some in judgements.items()}
     if not rows["train"]:
         raise UserError(f"{course.corpus}: no document in it is near to any label; there is nothing to train on")

@@ -1,16 +1,14 @@
 """A language model tuned on tokens, by TRL and PEFT; on a processor, a GPU, or several under `accelerate launch`."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.console import progress
-from ctd_agent.distill.loss_curve import write_losses
 from ctd_agent.distill.rendered import Tokens
-from ctd_agent.distill.training import Plan
+from ctd_agent.distill.training import Plan, bf16, last_checkpoint, watch
 from ctd_agent.errors import UserError
 
 EXAMPLES_A_STEP = 16  # of the optimiser, on however many devices
@@ -19,39 +17,6 @@ LEARNING_RATE = {True: 2e-4, False: 2e-5}  # of adapters, of all weights
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 LOOKS = 0.1  # of all steps, after which the dev loss is looked at and a checkpoint written
 PATIENCE = 3  # looks without a better dev loss
-
-
-def first_process() -> bool:
-    """Tell whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate tell it
-
-
-def quieten() -> None:
-    """Let the libraries say nothing but errors: what there is to see is ours to show."""
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-
-
-@contextmanager
-def memory_suffices(plan: Plan) -> Iterator[None]:
-    """Turn what says that memory is used up into a UserError that says what to lower."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch's own, a GPU's and a CPU's, are RuntimeErrors
-        words = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in words and "not enough memory" not in words:
-            raise
-        ways = ["make the corpus with a lower --max-tokens", "name a smaller student"]
-        if plan.lora is False:
-            ways.insert(0, "train adapters (LoRA) instead of all weights")
-        if plan.batch != 1:
-            ways.insert(0, "lower the batch")
-        raise UserError(f"out of memory: {', or '.join(ways)}") from error
 
 
 def load(student: str, plan: Plan) -> tuple[Any, Any]:
@@ -72,13 +37,6 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
             f"{student}: cannot be loaded as a language model: {reason}; name a folder with config.json, "
             "model.safetensors and a tokenizer, or OWNER/REPO on the Hugging Face Hub"
         ) from error
-
-
-def bf16() -> bool:
-    """Tell whether this machine's hardware computes in bfloat16 at full speed."""
-    import torch
-
-    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
 def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[Tokens], out: Path, plan: Plan) -> Any:
@@ -145,29 +103,3 @@ def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> 
         disable_tqdm=True,
         report_to="none",
     )
-
-
-def last_checkpoint(out: Path) -> str | None:
-    """Return the last checkpoint that is whole: the trainer's state is the last that is written of one."""
-    whole = [path.parent for path in (out / "checkpoints").glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def watch(out: Path, stack: ExitStack) -> Any:
-    """Return a callback that shows progress, closed with the stack, and writes the losses so far."""
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                self.show = stack.enter_context(progress("training", state.max_steps, state.global_step))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                self.show(state.global_step)
-
-        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                write_losses(out, state.log_history)
-
-    return Watch()

@@ -7,8 +7,6 @@ OUT/checkpoints, training.json            while it is trained: where the same co
 OUT/student.json                          last, so a folder that has it is whole
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,14 +14,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.student import Student, read_student, write_student
+from ctd_agent.agents.student import Student, write_student
 from ctd_agent.console import note
 from ctd_agent.distill.card import Card
 from ctd_agent.distill.gguf import convert
 from ctd_agent.distill.loss_curve import losses
 from ctd_agent.distill.rendered import Row, Tokens, read_rows, rendered
-from ctd_agent.distill.training import TARGETS, Plan, read_card
-from ctd_agent.distill.tuning import first_process, load, memory_suffices, quieten, tuned
+from ctd_agent.distill.training import (
+    TARGETS,
+    Course,
+    Plan,
+    claim,
+    digest,
+    first_process,
+    memory_suffices,
+    quieten,
+    read_card,
+)
+from ctd_agent.distill.tuning import load, tuned
 from ctd_agent.errors import UserError
 
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -55,17 +63,8 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
         if not examples:
             raise UserError(f"{corpus}: every example is longer than {student} can read; name another student")
         trainer = tuned(model, tokenizer, examples, held_out, out, plan)
-    made = Student(
-        kind="writer",
-        base=student,
-        corpus=str(corpus),
-        teachers=card.teachers,
-        task=card.task,
-        catalogue=card.catalogue,
-        seed=plan.seed,
-        native_tools=card.form.native,
-        reasons=card.form.reasons,
-    )
+    form = {"native_tools": card.form.native, "reasons": card.form.reasons}
+    made = Course(corpus, card, student, out, plan).student("writer", plan.target, **form)
     if first_process():
         _finish(out, made, trainer, tokenizer, plan)
     return made
@@ -84,33 +83,6 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
     if missing and first_process():
         note(f"{corpus}: it has no training examples of {' or '.join(missing)}, so the rest is learned")
     return rows, dev
-
-
-def digest(rows: Sequence[Any]) -> str:
-    """Return what tells these rows from others."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def claim(out: Path, training: Mapping[str, Any]) -> Student | None:
-    """Return the student that this training has made in `out`, None where it is to begin or to go on."""
-    path = out / "training.json"
-    try:
-        if first_process():  # the others would come upon what it has just begun
-            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-            _check_own(out, before, training)
-            out.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(training, indent=1) + "\n", encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out}: cannot be used: {error}") from error
-    return read_student(out)
-
-
-def _check_own(out: Path, before: Any, training: Mapping[str, Any]) -> None:
-    if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something here already; name another folder, or delete this one")
-    if before is not None and before != training:
-        changed = ", ".join(key for key in training if before.get(key) != training[key])
-        raise UserError(f"{out}: what is trained here is another ({changed}); name another folder, or delete it")
 
 
 def _fitting(examples: Sequence[Tokens], model: Any, what: str) -> list[Tokens]:
