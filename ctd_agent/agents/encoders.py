@@ -90,7 +90,7 @@ class _CrossEncoder:
 
         pairs = [(text, label) for label in labels]
         odds = self._model.predict(pairs, activation_fn=Identity(), show_progress_bar=False, batch_size=len(pairs))
-        read = self._model.tokenizer(pairs, truncation=True, max_length=self._model.max_length)["input_ids"]
+        read = self._model.tokenizer(pairs, truncation=True, max_length=self._model.max_seq_length)["input_ids"]
         return [float(one) for one in odds], sum(map(len, read))
 
 

@@ -184,7 +184,7 @@ def _loss(model: Any, rows: Sequence[Near], texts: Mapping[str, str]) -> Any:
 
 def _retrieval(judgements: Sequence[Judgement], corpus: str, texts: Mapping[str, str], seed: int) -> Any:
     """Return what measures how well the dev documents find their labels among others."""
-    from sentence_transformers.evaluation import InformationRetrievalEvaluator
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     wanted = {one.id: {*near.near} for one in judgements if (near := getattr(one, corpus)) and near.near}
     hard = {key for one in judgements if (near := getattr(one, corpus)) for key in (*near.near, *near.far)}
