@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import LABELS, ScriptedModel, likes
+from server import Server
 from test_writers import DOCUMENTS, TASK
 
 from ctd_agent.agents import encoders
@@ -202,7 +203,7 @@ def test_both_phases_of_the_graph_are_done_by_students(
 @needs_trainer
 @pytest.mark.slow
 def test_an_index_of_a_students_vectors_does_not_fit_the_student_trained_anew(corpus: Path, base: Path):
-    shortlister = [*TRAIN, "--student", str(base), "--phase", "shortlist", "--steps", "1", "--batch", "2"]
+    shortlister = [*TRAIN, "--student", str(base), "--phase", "shortlist", "--steps", "3", "--batch", "2"]
     assert cli(shortlister) == 0
     embedder = ["--embedder", f"sentence-transformers:{Path('students/shortlister').resolve()}"]
     assert cli(["index", "labels.jsonl", "--out", "index", *embedder]) == 0
@@ -213,7 +214,7 @@ def test_an_index_of_a_students_vectors_does_not_fit_the_student_trained_anew(co
     assert cli([*shortlister, "--seed", "1"]) == 0
     done = subprocess.run([sys.executable, "-m", "ctd_agent", *label], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "not the model that the index was built with; build the index again" in done.stderr
+    assert "build the index again" in done.stderr
 
 
 @needs_trainer
@@ -239,3 +240,30 @@ def test_a_folder_that_is_no_corpus_is_an_error_that_says_how_to_make_one(
 ):
     assert cli(["distill", "train", str(tmp_path), "--out", str(tmp_path / "s"), "--student", str(base)]) == 2
     assert "no corpus; make one: ctd-agent distill corpus LOG" in " ".join(capsys.readouterr().err.split())
+
+
+@needs_trainer
+@pytest.mark.slow
+def test_one_command_goes_from_documents_to_a_student_that_is_scored_and_goes_on_where_it_was(
+    corpus: Path, base: Path, capsys: pytest.CaptureFixture[str]
+):
+    test = [
+        {"id": "t", "text": "The bank lends.", "labels": ["banks"]},
+        {"id": "u", "text": "A match.", "labels": ["tennis"]},
+    ]
+    Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+    run = ["distill", "run", "documents.jsonl", "--labels", "labels.jsonl", "--student", str(base), "--out", "loop"]
+    run += ["--test", "test.jsonl", "--samples", "2", "--epochs", "0.2", "--task", TASK, "--json"]
+    with Server() as server:
+        capsys.readouterr()
+        assert cli([*run, "--model", server.spec]) == 0
+        teacher, student = map(json.loads, capsys.readouterr().out.splitlines())
+        assert teacher["documents"] == student["documents"] == student["compared"]["documents"] == 2
+        assert "RP@5" in student["compared"]["differences"]
+        sampled = [request["seed"] for request in server.requests if request.get("temperature") == 0.7]
+        assert {*sampled} == {0, 1}, "two samples of the teacher, by two seeds"
+
+        asked = len(server.requests)
+        assert cli([*run, "--model", server.spec]) == 0
+        assert len(server.requests) == asked, "what is done is not done again"
+        assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [teacher, student]
