@@ -75,16 +75,11 @@ def _rows(path: Path) -> Iterator[Row]:
         elif table.is_file():
             import pyarrow.parquet as pq
 
-            # Arrow gives every row all keys that any row has: the others hold null.
-            yield from map(_without_nulls, pq.read_table(table).to_pylist())
+            # Messages and tools are Arrow's JSON there: each a string (formats.table).
+            for row in pq.read_table(table).to_pylist():
+                yield {name: list(map(json.loads, column)) for name, column in row.items() if column is not None}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}; make the corpus again") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
-    return list(map(_without_nulls, value)) if isinstance(value, list) else value
 
 
 def _tokens(row: Row, tokenizer: Any) -> Tokens:
