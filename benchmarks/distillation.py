@@ -174,9 +174,10 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
         rows["teacher"] = of_run(options.teacher, gold) | {GIVEN: teachers_f1(options, gold)}
     for way, by_metric in rows.items():
         lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
-    for other in ("standard", "untrained", "no credit", "no gates", *(["teacher"] if options.teacher else [])):
-        cells = [difference(rows["phases"][name], rows[other][name]) for name in names]
-        lines.append(f"| phases less {other} | " + " | ".join(cells) + " |")
+    pairs = [("phases", other) for other in rows if other != "phases"] + [("no gates", "standard")]
+    for one, other in pairs:
+        cells = [difference(rows[one][name], rows[other][name]) for name in names]
+        lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", costs(options)])
 
 

@@ -3,7 +3,6 @@
 To the graph they are models like any other: asked, they answer with log-odds, and cost what they cost.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,6 @@ from ctd_agent.schema import Exchange, Reply, Usage
 SPEC = "encoder:"
 # A cosine to log-odds: any increasing function would do, for the threshold is fitted to it.
 SCALE, MIDDLE = 10.0, 0.5
-RANK = 1.0  # what a rank weighs beside a score: as for the pointwise selector, where it was fitted (docs/results.md)
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,3 @@ def _model(kind: str, folder: str) -> _CrossEncoder | _BiEncoder:
 def odds_of(cosine: float) -> float:
     """Return a cosine on the scale of log-odds."""
     return SCALE * (cosine - MIDDLE)
-
-
-def score_at(odds: float, rank: int) -> float:
-    """Return a candidate's score in (0, 1): the logistic of its log-odds, less what its rank from 1 takes."""
-    logit = odds - RANK * math.log(rank)
-    return 1 / (1 + math.exp(-max(-36.0, min(36.0, logit))))

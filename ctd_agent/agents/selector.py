@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctd_agent.agents.encoders import Encoder, score_at
+from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import ChatModel, Model
 from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
@@ -215,8 +215,12 @@ def fused(odds: float, baseline: float | None, rank: int) -> float:
     shortlist, from 1. The coefficients are fitted on training data (docs/results.md): the model
     alone forgets what retrieval knows, and the other way round.
     """
-    calibrated = ODDS * odds - BASELINE * (baseline or 0.0)
-    logit = calibrated - RANK * math.log(rank) + CONSTANT
+    return score_at(ODDS * odds - BASELINE * (baseline or 0.0) + CONSTANT, rank)
+
+
+def score_at(odds: float, rank: int) -> float:
+    """Return a candidate's score in (0, 1): the logistic of log-odds, less what its rank from 1 takes."""
+    logit = odds - RANK * math.log(rank)
     return 1 / (1 + math.exp(-min(EXTREME, max(-EXTREME, logit))))
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,15 +65,15 @@ def run(
         note(f"{out / 'student'}: trained; give --test documents with right labels to see how good it is")
         return
     _label(test, out / "test-teacher.jsonl", asked, model=model)
-    _label(test, out / "test-student.jsonl", asked | {"candidates": candidates, "turns": None}, **_named(made))
+    _label(test, out / "test-student.jsonl", asked | {"turns": None}, **_named(made))
     _summary(out, test, seed, as_json)
 
 
-def _label(source: str, output: Path, asked: "Mapping[str, object]", **models: str | None) -> Path:
+def _label(source: str, output: Path, asked: "Mapping[str, Any]", **models: Any) -> Path:
     """Label documents, those that are left; return the log. A document that fails teaches nothing, and ends nothing."""
     sampling = models.pop("sampling", None)
     try:
-        label(source, output=output, shortlist_sampling=sampling, select_sampling=sampling, **asked, **models)  # type: ignore[arg-type]
+        label(source, output=output, shortlist_sampling=sampling, select_sampling=sampling, **asked, **models)
     except typer.Exit as end:
         if end.exit_code != 1:
             raise

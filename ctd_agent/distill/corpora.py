@@ -181,15 +181,15 @@ def _drafted(lessons: Sequence[Lesson], form: Form, recipe: Recipe) -> _Draft:
             draft.too_long[name] += len(examples) - len(kept)
             parts[split] = kept
     if recipe.equal_tokens:
-        _equalise(draft)
+        _equalise(draft, recipe.seed)
     return draft
 
 
-def _equalise(draft: _Draft) -> None:
+def _equalise(draft: _Draft, seed: int) -> None:
     """Cut training examples of the larger side: both phases together against the standard corpus."""
     train = {name: parts["train"] for name, parts in draft.examples.items()}
     phases = [("shortlist", one) for one in train["shortlist"]] + [("select", one) for one in train["select"]]
-    random.Random(0).shuffle(phases)  # noqa: S311 - both are cut alike
+    random.Random(seed).shuffle(phases)  # noqa: S311 - no secret
     sides = [phases, [("standard", one) for one in train["standard"]]]
     budget = min(sum(tokens(one) for _, one in side) for side in sides)
     for side in sides:

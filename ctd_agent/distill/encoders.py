@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctd_agent.agents.encoders import odds_of, score_at
+from ctd_agent.agents.encoders import odds_of
+from ctd_agent.agents.selector import score_at
 from ctd_agent.agents.student import Student, Target
 from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.fitting import fit

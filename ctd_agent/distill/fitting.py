@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from math import ceil
 from typing import Any
 
-from ctd_agent.distill.training import Course, bf16, last_checkpoint, memory_suffices, watch
+from ctd_agent.distill.training import Course, bf16, first_process, last_checkpoint, memory_suffices, watch
 
 EPOCHS, BATCH = 3.0, 16
 LOOKS = 5  # at the dev documents, in a whole training
@@ -47,8 +47,9 @@ def fit(
         )
         training.remove_callback(PrinterCallback)
         training.train(resume_from_checkpoint=last_checkpoint(course.out))
-    model.save_pretrained(str(course.out))
-    shutil.rmtree(course.out / "checkpoints")
+    if first_process():
+        model.save_pretrained(str(course.out))
+        shutil.rmtree(course.out / "checkpoints")
 
 
 def _arguments(course: Course, rows: int, best: str | None, rate: float) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.console import note
+from ctd_agent.distill.card import Card
 from ctd_agent.distill.encoders import train_selector, train_shortlister
 from ctd_agent.distill.examples import Judgement
-from ctd_agent.distill.training import Course, Plan, claim, digest, quieten, read_card
+from ctd_agent.distill.training import Course, Plan, claim, digest, first_process, quieten, read_card
 from ctd_agent.distill.writers import train_writer
 from ctd_agent.errors import UserError
 from ctd_agent.records import read_records
@@ -56,6 +57,8 @@ def _is_encoder(student: str) -> bool:
 
 def _encoder(corpus: Path, base: str, out: Path, plan: Plan, labels: Sequence[Label] | None) -> Student:
     card = read_card(corpus)
+    if out.name == "shortlister":
+        _check_catalogue(labels, card)
     judgements = {split: _judgements(corpus, split) for split in ("train", "dev")}
     what = {
         "student": base,
@@ -66,16 +69,20 @@ def _encoder(corpus: Path, base: str, out: Path, plan: Plan, labels: Sequence[La
         note(f"{out}: the student is there already")
         return done
     course = Course(corpus, card, base, out, plan)
-    if out.name == "selector":
-        student = train_selector(course, judgements)
+    if out.name == "shortlister":
+        student = train_shortlister(course, judgements, labels or [])
     else:
-        if labels is None:
-            raise UserError("a shortlister learns what the labels are: give the catalogue with --labels")
-        if fingerprint(labels) != card.catalogue:
-            raise UserError("--labels: not the catalogue that the teacher had; give that one")
-        student = train_shortlister(course, judgements, labels)
-    write_student(out, student)
+        student = train_selector(course, judgements)
+    if first_process():
+        write_student(out, student)
     return student
+
+
+def _check_catalogue(labels: Sequence[Label] | None, card: Card) -> None:
+    if labels is None:
+        raise UserError("a shortlister learns what the labels are: give the catalogue with --labels")
+    if fingerprint(labels) != card.catalogue:
+        raise UserError("--labels: not the catalogue that the teacher had; give that one")
 
 
 def _judgements(corpus: Path, split: str) -> list[Judgement]:

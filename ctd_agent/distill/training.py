@@ -157,7 +157,7 @@ def watch(out: Path, stack: ExitStack) -> Any:
     """Return a callback that shows progress, closed with the stack, and writes the losses so far."""
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):  # type: ignore[misc] # untyped where it is not installed
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 self.show = stack.enter_context(progress("training", state.max_steps, state.global_step))
