@@ -284,12 +284,7 @@ def command(tmp_path: Path, cluster: Any) -> Iterator[Callable[..., subprocess.P
         process.communicate()
 
 
-class SlowServer(Server):
-    """Takes its time over every answer."""
-
-    def finish_request(self, *request: Any) -> None:
-        time.sleep(0.1)
-        super().finish_request(*request)
+SLOW, QUICK = 0.4, 0.1  # seconds an answer: until both are at work, however long one takes to start; and then
 
 
 def wait_until_both_are_at_work(out: Path, process: subprocess.Popen[str]) -> None:
@@ -314,11 +309,13 @@ def test_a_node_dies_midway_and_the_run_goes_on_nothing_lost_nothing_twice(
 ):
     ids = write_shards(tmp_path / "documents", jsonl=3, parquet=3, documents=30)
     out = tmp_path / "out"
-    with SlowServer() as server:
+    with Server() as server:
+        server.delay = SLOW
         process = command(server)
         wait_until_both_are_at_work(out, process)
         (node,) = cluster.worker_nodes
         cluster.remove_node(node, allow_graceful=False)
+        server.delay = QUICK
         printed, told = process.communicate(timeout=120)
         asked = len(server.requests)
     assert (process.returncode, printed) == (0, ""), told
@@ -336,11 +333,13 @@ def test_the_driver_is_killed_and_the_same_command_goes_on_nothing_lost_nothing_
 ):
     ids = write_shards(tmp_path / "documents", jsonl=2, parquet=2, documents=30)
     out = tmp_path / "out"
-    with SlowServer() as server:
+    with Server() as server:
+        server.delay = SLOW
         process = command(server)
         wait_until_both_are_at_work(out, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        server.delay = QUICK
         process = command(server)
         printed, told = process.communicate(timeout=120)
         asked = len(server.requests)

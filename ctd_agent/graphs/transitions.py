@@ -94,6 +94,7 @@ class TransitionLog:
         self.run = run
         self._path = path
         self._lock = threading.Lock()
+        self._failed: CtdError | None = None  # the process may end at once: nothing is begun that it would tear
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -104,11 +105,14 @@ class TransitionLog:
 
     def write(self, transitions: Sequence[Transition]) -> None:
         """Append a document's steps; they survive the death of this process. Raises CtdError where they cannot be."""
-        try:
-            with self._lock:
+        with self._lock:
+            if self._failed:
+                raise self._failed
+            try:
                 self._append(*transitions)
-        except OSError as error:
-            raise CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}") from error
+            except OSError as error:
+                self._failed = CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}")
+                raise self._failed from error
 
     def _append(self, *records: Run | Transition) -> None:
         with self._path.open("ab", buffering=0) as file:
