@@ -284,12 +284,12 @@ def command(tmp_path: Path, cluster: Any) -> Iterator[Callable[..., subprocess.P
         process.communicate()
 
 
-SLOW, QUICK = 0.4, 0.1  # seconds an answer: until both are at work, however long one takes to start; and then
+SLOW, QUICK = 1.0, 0.1  # seconds an answer: until both are at work, however long one takes to start; and then
 
 
 def wait_until_both_are_at_work(out: Path, process: subprocess.Popen[str]) -> None:
     """Wait until two shards are begun, on a node each, and both have results."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         held = [Path(str(lock).removesuffix(".lock")) for lock in out.rglob("*.lock")]
         if len(held) == 2 and all(path.exists() and path.read_bytes().count(b"\n") > 3 for path in held):
