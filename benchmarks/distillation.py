@@ -4,8 +4,8 @@ r"""Encoder students of one teacher's log, trained in several ways, side by side
         --labels catalogue.jsonl --teacher test-labelled.jsonl --student FOLDER --seeds 0 1 2 --out /tmp/distillation
 
 Needs the extra `train`. The ways: `untrained`; `standard` (one bi-encoder, document to the teacher's final labels,
-which then ranks and chooses too); `phases` (a bi-encoder to shortlist, a cross-encoder to select), without credit,
-without gates.
+which then ranks and chooses too); `phases` (a bi-encoder to shortlist, a cross-encoder to select); both without gates;
+`phases` without credit.
 Encoders have no reasoning, so `answers only` is `phases`. All have the same number of optimiser steps of the same
 number of texts: `standard` all of them on its one model, the others half on each of their two.
 
@@ -41,7 +41,7 @@ from ctd_agent.records import read_records
 from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index
 
-WAYS = ("untrained", "standard", "phases", "no credit", "no gates")
+WAYS = ("untrained", "standard", "standard, no gates", "phases", "phases, no credit", "phases, no gates")
 METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
 GIVEN = "F1, same shortlist"
 Values = dict[str, float]  # a metric's, by document
@@ -74,7 +74,7 @@ def main() -> None:
 
 def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
     """Make the corpus, train the student and label the test documents, what of it is not done."""
-    folder = options.out / f"{way.replace(' ', '-')}-{seed}"
+    folder = room(options, way, seed)
     labels = read_labels(options.labels)
     documents = read_documents(options.test)[: options.documents]
     specs = students(options, way, seed, folder, labels)
@@ -98,6 +98,11 @@ def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
         (folder / "given.json").write_text(json.dumps(given))
 
 
+def room(options: argparse.Namespace, way: str, seed: int) -> Path:
+    """Return the folder of a way's student of one seed."""
+    return Path(options.out / f"{way.replace(',', '').replace(' ', '-')}-{seed}")
+
+
 def students(
     options: argparse.Namespace, way: str, seed: int, folder: Path, labels: Sequence[Label]
 ) -> tuple[str, str]:
@@ -108,12 +113,12 @@ def students(
     corpus = folder / "corpus"
     if not corpus.exists():
         gates = Gates(
-            recall=0 if way == "no gates" else options.min_recall,
-            f1=0 if way == "no gates" else options.min_f1,
-            credit=way != "no credit",
+            recall=0 if way.endswith("no gates") else options.min_recall,
+            f1=0 if way.endswith("no gates") else options.min_f1,
+            credit=not way.endswith("no credit"),
         )
         make_corpus(options.log, read_gold(options.train), Recipe(gates=gates, seed=0), corpus)
-    one = way == "standard"
+    one = way.startswith("standard")
     plan = Plan(
         target="standard" if one else "both",
         seed=seed,
@@ -133,16 +138,8 @@ def untrained(base: str, folder: Path) -> Path:
 
     if read_student(folder) is None:
         SentenceTransformer(base).save_pretrained(str(folder))
-        card = {
-            "kind": "bi-encoder",
-            "base": base,
-            "corpus": "",
-            "teachers": [],
-            "task": "",
-            "catalogue": "",
-            "seed": 0,
-        }
-        write_student(folder, Student.model_validate(card))
+        nothing = {"teachers": [], "task": "", "catalogue": "", "seed": 0}
+        write_student(folder, Student(kind="bi-encoder", base=base, target="standard", **nothing))
     return folder
 
 
@@ -166,7 +163,7 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     names = (*METRICS, GIVEN)
     rows = {}
     for way in WAYS:
-        runs = [values(options.out / f"{way.replace(' ', '-')}-{seed}", gold) for seed in options.seeds]
+        runs = [values(room(options, way, seed), gold) for seed in options.seeds]
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in names}
     lines = [f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps", ""]
     lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -174,7 +171,9 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
         rows["teacher"] = of_run(options.teacher, gold) | {GIVEN: teachers_f1(options, gold)}
     for way, by_metric in rows.items():
         lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
-    pairs = [("phases", other) for other in rows if other != "phases"] + [("no gates", "standard")]
+    ours = ("phases", "phases, no gates")
+    pairs = [(one, other) for one in ours for other in rows if not other.startswith("phases")]
+    pairs += [("phases", "phases, no credit"), ("phases", "phases, no gates")]
     for one, other in pairs:
         cells = [difference(rows[one][name], rows[other][name]) for name in names]
         lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
@@ -231,7 +230,7 @@ def shown(value: Interval, sign: str) -> str:
 def costs(options: argparse.Namespace) -> str:
     """Return what a document cost, by way."""
     lines = ["| | seconds a document | tokens a document |", "|---|---|---|"]
-    runs = {way: options.out / f"{way.replace(' ', '-')}-{options.seeds[0]}" / "run.jsonl" for way in WAYS}
+    runs = {way: room(options, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
     for name, run in (runs | ({"teacher": options.teacher} if options.teacher else {})).items():
         total = [sum(one.usage.values(), Usage()) for one in read_records(run, LabeledDocument)]
         tokens = fmean(one.prompt_tokens - one.cached_tokens + one.completion_tokens for one in total)
