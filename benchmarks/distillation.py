@@ -28,9 +28,9 @@ from ctd_agent.console import note, progress
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import RANKING, scored
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, recall
-from ctd_agent.distill.students import train
 from ctd_agent.distill.supervision import Gates, read_episodes
-from ctd_agent.distill.training import Plan
+from ctd_agent.distill.training.course import Plan
+from ctd_agent.distill.training.students import train
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents, read_gold, read_labels
 from ctd_agent.graphs.batch import Output, label_documents

@@ -15,9 +15,9 @@ from ctd_agent.agents.models import load_phases
 from ctd_agent.console import progress
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import evaluate
-from ctd_agent.distill.students import train
 from ctd_agent.distill.supervision import Gates
-from ctd_agent.distill.training import Plan
+from ctd_agent.distill.training.course import Plan
+from ctd_agent.distill.training.students import train
 from ctd_agent.files import read_documents, read_gold, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.budget import Budget

@@ -46,6 +46,13 @@ def test_imports_run_one_way():
                 assert not node.module.startswith(tuple(f"ctd_agent.{upper}" for upper in above[room])), module
 
 
+def test_only_one_room_knows_the_trainers():
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("trl", "peft", "accelerate"):
+                assert module.parent.name == "training", module
+
+
 SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()]
 
 

@@ -22,7 +22,7 @@ from ctd_agent.agents.encoders import Encoder, load_encoder
 from ctd_agent.agents.models import ChatModel, load_model
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.encoders import fitted
+from ctd_agent.distill.training.encoders import fitted
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
@@ -267,3 +267,4 @@ def test_one_command_goes_from_documents_to_a_student_that_is_scored_and_goes_on
         assert cli([*run, "--model", server.spec]) == 0
         assert len(server.requests) == asked, "what is done is not done again"
         assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [teacher, student]
+        assert Path("loop/student/test.jsonl").is_file(), "who trains the student anew loses its old answers with it"

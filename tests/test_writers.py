@@ -21,10 +21,10 @@ from ctd_agent.agents.student import Student, read_student, write_student
 from ctd_agent.distill import gguf, tuning, writers
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.formats import Format
-from ctd_agent.distill.rendered import Tokens, read_rows, rendered
 from ctd_agent.distill.supervision import Gates
-from ctd_agent.distill.training import Plan
-from ctd_agent.distill.writers import train_writer
+from ctd_agent.distill.training.course import Plan
+from ctd_agent.distill.training.rendered import Tokens, read_rows, rendered
+from ctd_agent.distill.training.writers import train_writer
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph

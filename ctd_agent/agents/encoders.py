@@ -13,6 +13,7 @@ from typing import Any
 from ctd_agent.agents.student import Student, read_student
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Exchange, Reply, Usage
+from ctd_agent.tools.embedding import sentence_transformers
 
 SPEC = "encoder:"
 # A cosine to log-odds: any increasing function would do, for the threshold is fitted to it.
@@ -79,9 +80,7 @@ def load_encoder(spec: str) -> Encoder:
 
 class _CrossEncoder:
     def __init__(self, folder: str) -> None:
-        from sentence_transformers import CrossEncoder
-
-        self._model = CrossEncoder(folder)
+        self._model = sentence_transformers().CrossEncoder(folder)
 
     def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:
         from torch.nn import Identity
@@ -94,9 +93,7 @@ class _CrossEncoder:
 
 class _BiEncoder:
     def __init__(self, folder: str) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self._model = SentenceTransformer(folder)
+        self._model = sentence_transformers().SentenceTransformer(folder)
         self._vector = cache(self._encode)  # labels come again and again
 
     def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:

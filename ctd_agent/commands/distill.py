@@ -133,8 +133,8 @@ def train(
 
     On several GPUs: accelerate launch -m ctd_agent distill train ...
     """
-    from ctd_agent.distill.students import train as trained
-    from ctd_agent.distill.training import Plan
+    from ctd_agent.distill.training.course import Plan
+    from ctd_agent.distill.training.students import train as trained
 
     plan = Plan(
         target=target,

@@ -12,7 +12,7 @@ from ctd_agent.commands.options import FILES, Json, Task, read_catalogue
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ctd_agent.agents.student import Student
     from ctd_agent.distill.evaluation import Evaluation
@@ -44,9 +44,9 @@ def run(
     """Label with a teacher, make a corpus, train a student, and score both side by side."""
     from ctd_agent.console import note
     from ctd_agent.distill.corpora import Recipe, make_corpus
-    from ctd_agent.distill.students import train
     from ctd_agent.distill.supervision import Gates
-    from ctd_agent.distill.training import Plan
+    from ctd_agent.distill.training.course import Plan
+    from ctd_agent.distill.training.students import train
     from ctd_agent.files import read_gold
 
     asked = {"labels": labels, "task": task, "turns": turns, "candidates": candidates}
@@ -64,9 +64,11 @@ def run(
     if test is None:
         note(f"{out / 'student'}: trained; give --test documents with right labels to see how good it is")
         return
-    _label(test, out / "test-teacher.jsonl", asked, model=model)
-    _label(test, out / "test-student.jsonl", asked | {"turns": None}, **_named(made))
-    _summary(out, test, seed, as_json)
+    # The student's run lies in its folder: who trains it anew deletes that first, and what it once answered with it.
+    runs = out / "test-teacher.jsonl", out / "student" / "test.jsonl"
+    _label(test, runs[0], asked, model=model)
+    _label(test, runs[1], asked | {"turns": None}, **_named(made))
+    _summary(out, runs, test, seed, as_json)
 
 
 def _label(source: str, output: Path, asked: "Mapping[str, Any]", **models: Any) -> Path:
@@ -91,12 +93,12 @@ def _named(made: "Mapping[Path, Student]") -> dict[str, str | None]:
     return {"model": f"gguf:{weights}"}
 
 
-def _summary(out: Path, test: str, seed: int, as_json: bool) -> None:
+def _summary(out: Path, both_runs: "Sequence[Path]", test: str, seed: int, as_json: bool) -> None:
     from ctd_agent.distill import evaluation
     from ctd_agent.files import read_gold
 
     right = read_gold(test)
-    runs = [read_run(out / f"test-{who}.jsonl", None) for who in ("teacher", "student")]
+    runs = [read_run(run, None) for run in both_runs]
     scores = [evaluation.scored(results, right, steps) for results, steps in runs]
     found = [evaluation.evaluate(results, right, steps, seed=seed) for results, steps in runs]
     both = found[1].model_copy(update={"compared": evaluation.compare(scores[1], scores[0], None, seed=seed)})

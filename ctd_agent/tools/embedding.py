@@ -140,6 +140,15 @@ class MiniLMEmbedder:
         return weights
 
 
+def sentence_transformers() -> Any:
+    """Return the library, its progress bars off: what there is to see is ours to show. Raises ImportError."""
+    import sentence_transformers as library
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    return library
+
+
 class SentenceTransformersEmbedder:
     """Any sentence-transformers model, by its name on the hub or its folder.
 
@@ -157,13 +166,13 @@ class SentenceTransformersEmbedder:
                 f"sentence-transformers:{name}: not the model that the index was built with; build the index again"
             )
         try:
-            from sentence_transformers import SentenceTransformer
+            library = sentence_transformers()
         except ImportError as error:
             raise UserError(
                 f"sentence-transformers:{name}: pip install 'ctd-agent[sentence-transformers]' first"
             ) from error
         try:
-            self._model = SentenceTransformer(name)
+            self._model = library.SentenceTransformer(name)
         except (OSError, ValueError) as error:
             raise UserError(f"sentence-transformers:{name}: cannot be loaded ({error})") from error
         self.spec = f"sentence-transformers:{name}" + (f"@{now}" if now else "")

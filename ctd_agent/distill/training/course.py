@@ -13,7 +13,7 @@ from typing import Any
 from ctd_agent.agents.student import Kind, Student, Target, read_student
 from ctd_agent.console import progress
 from ctd_agent.distill.card import Card
-from ctd_agent.distill.loss_curve import write_losses
+from ctd_agent.distill.training.loss_curve import write_losses
 from ctd_agent.errors import UserError
 from ctd_agent.records import validated
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from math import ceil
 from typing import Any
 
-from ctd_agent.distill.training import Course, bf16, first_process, last_checkpoint, memory_suffices, watch
+from ctd_agent.distill.training.course import Course, bf16, first_process, last_checkpoint, memory_suffices, watch
 
 EPOCHS, BATCH = 3.0, 16
 LOOKS = 5  # at the dev documents, in a whole training

@@ -17,10 +17,7 @@ from typing import Any
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.console import note
 from ctd_agent.distill.card import Card
-from ctd_agent.distill.gguf import convert
-from ctd_agent.distill.loss_curve import losses
-from ctd_agent.distill.rendered import Row, Tokens, read_rows, rendered
-from ctd_agent.distill.training import (
+from ctd_agent.distill.training.course import (
     TARGETS,
     Course,
     Plan,
@@ -31,7 +28,10 @@ from ctd_agent.distill.training import (
     quieten,
     read_card,
 )
-from ctd_agent.distill.tuning import load, tuned
+from ctd_agent.distill.training.gguf import convert
+from ctd_agent.distill.training.loss_curve import losses
+from ctd_agent.distill.training.rendered import Row, Tokens, read_rows, rendered
+from ctd_agent.distill.training.tuning import load, tuned
 from ctd_agent.errors import UserError
 
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")

@@ -12,9 +12,9 @@ from ctd_agent.agents.encoders import odds_of
 from ctd_agent.agents.selector import score_at
 from ctd_agent.agents.student import Student, Target
 from ctd_agent.distill.examples import Judgement, Nearness
-from ctd_agent.distill.fitting import fit
 from ctd_agent.distill.metrics import f1
-from ctd_agent.distill.training import Course
+from ctd_agent.distill.training.course import Course
+from ctd_agent.distill.training.fitting import fit
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.console import note
 from ctd_agent.distill.card import Card
-from ctd_agent.distill.encoders import train_selector, train_shortlister
 from ctd_agent.distill.examples import Judgement
-from ctd_agent.distill.training import Course, Plan, claim, digest, first_process, quieten, read_card
-from ctd_agent.distill.writers import train_writer
+from ctd_agent.distill.training.course import Course, Plan, claim, digest, first_process, quieten, read_card
+from ctd_agent.distill.training.encoders import train_selector, train_shortlister
+from ctd_agent.distill.training.writers import train_writer
 from ctd_agent.errors import UserError
 from ctd_agent.records import read_records
 from ctd_agent.schema import Label

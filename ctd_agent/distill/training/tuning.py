@@ -7,8 +7,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.distill.rendered import Tokens
-from ctd_agent.distill.training import Plan, bf16, last_checkpoint, watch
+from ctd_agent.distill.training.course import Plan, bf16, last_checkpoint, watch
+from ctd_agent.distill.training.rendered import Tokens
 from ctd_agent.errors import UserError
 
 EXAMPLES_A_STEP = 16  # of the optimiser, on however many devices

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ctd_agent.agents.student import Target
-from ctd_agent.distill.training import TARGETS
+from ctd_agent.distill.training.course import TARGETS
 from ctd_agent.errors import UserError
 
 IGNORED = -100  # the label of a token that is not to be learned
