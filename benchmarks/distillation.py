@@ -125,11 +125,9 @@ def students(
         steps=options.steps if one else options.steps // 2,
         max_length=options.max_length,
     )
-    made = {
-        student.kind: at for at, student in train(corpus, options.student, folder / "student", plan, labels).items()
-    }
-    shortlister = f"encoder:{made['bi-encoder']}"
-    return shortlister, shortlister if one else f"encoder:{made['cross-encoder']}"
+    made = train(corpus, options.student, folder / "student", plan, labels)
+    shortlister, *others = (f"encoder:{at}" for at in made)
+    return shortlister, others[0] if others else shortlister
 
 
 def untrained(base: str, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from ctd_agent.agents.encoders import Encoder, load_encoder
 from ctd_agent.agents.models import ChatModel, load_model
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.training.encoders import fitted
+from ctd_agent.distill.training.threshold import fitted
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
@@ -180,7 +180,7 @@ def test_both_phases_of_the_graph_are_done_by_students(
     made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["folder"], one["student"]["kind"]) for one in made] == [
         ("students/shortlister", "bi-encoder"),
-        ("students/selector", "cross-encoder"),
+        ("students/selector", "bi-encoder"),
     ]
     for room in ("shortlister", "selector"):
         assert {"student.json", "model.safetensors", "loss.jsonl", "loss.svg", "README.md"} <= {
@@ -198,6 +198,27 @@ def test_both_phases_of_the_graph_are_done_by_students(
     again = capsys.readouterr() and cli([*TRAIN, "--student", str(base), "--epochs", "1", "--batch", "4"])
     assert (again, capsys.readouterr().err.count("the student is there already")) == (0, 2)
     assert cli([*TRAIN, "--student", str(base), "--epochs", "2", "--batch", "4"]) == 2, "another training"
+
+
+@needs_trainer
+@pytest.mark.slow
+def test_a_cross_encoder_learns_to_select_and_nothing_else(
+    corpus: Path, base: Path, index: LabelIndex, capsys: pytest.CaptureFixture[str]
+):
+    from sentence_transformers import CrossEncoder
+
+    CrossEncoder(str(base), num_labels=1).save_pretrained("cross")
+    train = [*TRAIN, "--student", "cross", "--steps", "2", "--batch", "2"]
+    assert cli(train) == 2
+    assert "a cross-encoder selects, and cannot shortlist; say --phase select" in capsys.readouterr().err
+    assert cli([*train, "--phase", "select"]) == 0
+    assert json.loads(capsys.readouterr().out)["student"]["kind"] == "cross-encoder"
+
+    searcher = ChatModel("scripted:none", ScriptedModel())
+    graph = build_graph(searcher, "encoder:students/selector", index, budget=Budget(turns=0))
+    result = graph.invoke({"document": DOCUMENTS[0]})["result"]
+    assert result.failure is None
+    assert result.usage["select"].prompt_tokens, "it has read the pairs"
 
 
 @needs_trainer

@@ -18,10 +18,10 @@ from langchain_core.messages import AIMessage
 from ctd_agent.agents.models import ChatModel, load_model
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.agents.student import Student, read_student, write_student
-from ctd_agent.distill.training import gguf, tuning, writers
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.formats import Format
 from ctd_agent.distill.supervision import Gates
+from ctd_agent.distill.training import gguf, tuning, writers
 from ctd_agent.distill.training.course import Plan
 from ctd_agent.distill.training.rendered import Tokens, read_rows, rendered
 from ctd_agent.distill.training.writers import train_writer

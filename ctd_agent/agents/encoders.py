@@ -94,17 +94,19 @@ class _CrossEncoder:
 class _BiEncoder:
     def __init__(self, folder: str) -> None:
         self._model = sentence_transformers().SentenceTransformer(folder)
-        self._vector = cache(self._encode)  # labels come again and again
+        self._known: dict[str, Any] = {}  # labels come again and again
 
     def score(self, text: str, labels: Sequence[str]) -> tuple[list[float], int]:
-        document = self._encode(text)
-        odds = [odds_of(float(document @ self._vector(label))) for label in labels]
+        new = [label for label in dict.fromkeys(labels) if label not in self._known]
+        document, *vectors = self._encode([text, *new])
+        self._known.update(zip(new, vectors, strict=True))
+        odds = [odds_of(float(document @ self._known[label])) for label in labels]
         return odds, len(
             self._model.tokenizer(text, truncation=True, max_length=self._model.max_seq_length)["input_ids"]
         )
 
-    def _encode(self, text: str) -> Any:
-        return self._model.encode(text, normalize_embeddings=True, show_progress_bar=False)
+    def _encode(self, texts: list[str]) -> Any:
+        return self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
 
 @cache

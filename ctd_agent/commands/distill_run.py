@@ -84,9 +84,9 @@ def _label(source: str, output: Path, asked: "Mapping[str, Any]", **models: Any)
 
 def _named(made: "Mapping[Path, Student]") -> dict[str, str | None]:
     """Return a student's phases by the options of `label`."""
-    (first, *_), kinds = made, {student.kind: folder for folder, student in made.items()}
-    if "writer" not in kinds:
-        return {"shortlister": f"encoder:{kinds['bi-encoder']}", "selector": f"encoder:{kinds['cross-encoder']}"}
+    first, *_ = made
+    if made[first].kind != "writer":
+        return {folder.name: f"encoder:{folder}" for folder in made}
     weights = first / f"{first.resolve().name}.gguf"
     if not weights.is_file():
         raise UserError(f"{first}: the local engine cannot run it; label and eval with --model vllm:{first}")

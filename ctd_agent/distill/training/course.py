@@ -57,13 +57,17 @@ def read_card(corpus: Path) -> Card:
 
 @dataclass(frozen=True)
 class Course:
-    """One student's training: from which corpus and base model, into which folder."""
+    """One student's training: from which corpus and base model, into which folder.
+
+    `start` has the weights to begin with, where they are not the base's own.
+    """
 
     corpus: Path
     card: Card
     base: str
     out: Path
     plan: Plan
+    start: Path | None = None
 
     def student(self, kind: Kind, target: Target, **known: Any) -> Student:
         """Return the trained student's card."""

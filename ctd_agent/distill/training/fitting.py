@@ -8,6 +8,7 @@ from typing import Any
 
 from ctd_agent.distill.training.course import Course, bf16, first_process, last_checkpoint, memory_suffices, watch
 
+READ = 128  # tokens of a text that an encoder reads
 EPOCHS, BATCH = 3.0, 16
 LOOKS = 5  # at the dev documents, in a whole training
 PATIENCE = 3  # looks that are no better than the best
@@ -50,6 +51,7 @@ def fit(
     if first_process():
         model.save_pretrained(str(course.out))
         shutil.rmtree(course.out / "checkpoints")
+    training.accelerator.wait_for_everyone()  # the next phase may go on from here
 
 
 def _arguments(course: Course, rows: int, best: str | None, rate: float) -> dict[str, Any]:

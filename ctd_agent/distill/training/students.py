@@ -5,12 +5,13 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from ctd_agent.agents.student import Student, write_student
+from ctd_agent.agents.student import Kind, Student, Target, write_student
 from ctd_agent.console import note
 from ctd_agent.distill.card import Card
 from ctd_agent.distill.examples import Judgement
+from ctd_agent.distill.training.bi_encoder import train_bi_encoder
 from ctd_agent.distill.training.course import Course, Plan, claim, digest, first_process, quieten, read_card
-from ctd_agent.distill.training.encoders import train_selector, train_shortlister
+from ctd_agent.distill.training.cross_encoder import train_cross_encoder
 from ctd_agent.distill.training.writers import train_writer
 from ctd_agent.errors import UserError
 from ctd_agent.records import read_records
@@ -18,7 +19,12 @@ from ctd_agent.schema import Label
 from ctd_agent.tools.label_index import fingerprint
 
 ENCODER_FILES = ("modules.json", "config_sentence_transformers.json")
-ROOMS = {"both": ("shortlister", "selector"), "shortlist": ("shortlister",), "select": ("selector",)}
+ROOMS: dict[Target, dict[str, Target]] = {  # of an encoder's folder, and what each learns
+    "both": {"shortlister": "shortlist", "selector": "select"},
+    "shortlist": {"shortlister": "shortlist"},
+    "select": {"selector": "select"},
+    "standard": {"shortlister": "standard"},
+}
 
 
 def train(
@@ -26,20 +32,37 @@ def train(
 ) -> dict[Path, Student]:
     """Train a student on a corpus; return what was made, by its folder.
 
-    `student` is a folder or a name on the Hugging Face Hub: of a language model, which becomes one student in `out`, or
-    of a sentence-transformers model, which becomes `out/shortlister` and `out/selector`, for the target `standard` the
-    first of them alone. A shortlister needs the catalogue's `labels`.
+    `student` is a folder or a name on the Hugging Face Hub: of a language model, which becomes one student in `out`;
+    of a sentence-transformers bi-encoder, which becomes `out/shortlister` and, going on from it, `out/selector`, for
+    the target `standard` the first of them alone; or of a cross-encoder, which becomes `out/selector`. A shortlister
+    needs the catalogue's `labels`.
     Raises UserError where something that is named does not fit or is missing, or memory does not suffice.
     """
     if not find_spec("sentence_transformers") or not find_spec("trl"):
         raise UserError("training needs more than is installed: pip install 'ctd-agent[train]'")
-    if not _is_encoder(student):
+    kind = _kind(student)
+    if kind == "writer":
         return {out: train_writer(corpus, student, out, plan)}
+    if kind == "cross-encoder" and plan.target != "select":
+        raise UserError(f"{student}: a cross-encoder selects, and cannot shortlist; say --phase select")
     quieten()
     return {
-        out / room: _encoder(corpus, student, out / room, plan, labels)
-        for room in ROOMS.get(plan.target, ("shortlister",))
+        out / room: _encoder(corpus, student, kind, out / room, target, plan, labels)
+        for room, target in ROOMS[plan.target].items()
     }
+
+
+def _kind(student: str) -> Kind:
+    """Return what a base model makes, by its files: a cross-encoder has a head that scores."""
+    from transformers import AutoConfig
+
+    try:
+        architectures = AutoConfig.from_pretrained(student).architectures or []
+    except (OSError, ValueError):  # no such model, or one of several parts, which have configurations of their own
+        architectures = []
+    if any("SequenceClassification" in one for one in architectures):
+        return "cross-encoder"
+    return "bi-encoder" if _is_encoder(student) else "writer"
 
 
 def _is_encoder(student: str) -> bool:
@@ -55,9 +78,11 @@ def _is_encoder(student: str) -> bool:
         raise UserError(f"{student}: no such folder, and not to be had from the Hugging Face Hub ({error})") from error
 
 
-def _encoder(corpus: Path, base: str, out: Path, plan: Plan, labels: Sequence[Label] | None) -> Student:
+def _encoder(
+    corpus: Path, base: str, kind: Kind, out: Path, target: Target, plan: Plan, labels: Sequence[Label] | None
+) -> Student:
     card = read_card(corpus)
-    if out.name == "shortlister":
+    if target != "select":
         _check_catalogue(labels, card)
     judgements = {split: _judgements(corpus, split) for split in ("train", "dev")}
     what = {
@@ -68,11 +93,13 @@ def _encoder(corpus: Path, base: str, out: Path, plan: Plan, labels: Sequence[La
     if done := claim(out, what):
         note(f"{out}: the student is there already")
         return done
-    course = Course(corpus, card, base, out, plan)
-    if out.name == "shortlister":
-        student = train_shortlister(course, judgements, labels or [])
+    # What finds a document's labels has learned half of what chooses among them.
+    start = out.parent / "shortlister" if target == "select" and plan.target == "both" else None
+    course = Course(corpus, card, base, out, plan, start)
+    if kind == "cross-encoder":
+        student = train_cross_encoder(course, judgements)
     else:
-        student = train_selector(course, judgements)
+        student = train_bi_encoder(course, target, judgements, labels or [])
     if first_process():
         write_student(out, student)
     return student
