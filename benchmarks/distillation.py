@@ -4,8 +4,8 @@ r"""Encoder students of one teacher's log, trained in several ways, side by side
         --labels catalogue.jsonl --teacher test-labelled.jsonl --student FOLDER --seeds 0 1 2 --out /tmp/distillation
 
 Needs the extra `train`. The ways: `untrained`; `standard` (one bi-encoder, document to the teacher's final labels,
-which then ranks and chooses too); `phases` (a bi-encoder to shortlist, a cross-encoder to select); both without gates;
-`phases` without credit.
+which then ranks and chooses too); `phases` (a bi-encoder to shortlist, and one that goes on from it to select); both
+without gates; `phases` without credit.
 Encoders have no reasoning, so `answers only` is `phases`. All have the same number of optimiser steps of the same
 number of texts: `standard` all of them on its one model, the others half on each of their two.
 

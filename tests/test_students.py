@@ -20,6 +20,8 @@ from test_writers import DOCUMENTS, TASK
 from ctd_agent.agents import encoders
 from ctd_agent.agents.encoders import Encoder, load_encoder
 from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.prompts import described
+from ctd_agent.agents.selector import Scoring
 from ctd_agent.agents.student import Student, write_student
 from ctd_agent.cli import run as cli
 from ctd_agent.distill.training.threshold import fitted
@@ -28,7 +30,7 @@ from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.records import read_records
-from ctd_agent.schema import Document, LabeledDocument
+from ctd_agent.schema import Candidate, Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
 CARD = Student(
@@ -96,6 +98,17 @@ def test_a_step_of_an_encoder_is_logged_like_any_other(tmp_path: Path, index: La
     assert step.exchange.messages == [{"role": "user", "content": "tennis"}]
     answers = dict(zip(step.exchange.questions, (reply.content for reply in step.exchange.replies), strict=True))
     assert answers["Tennis"] == "2.0000"
+
+
+def test_a_student_reads_labels_as_it_was_taught_them(tmp_path: Path, scores: dict[str, float]):
+    label = Label(id="t", name="Tennis", description="played with rackets, " * 9, aliases=["lawn tennis"])
+    selector = Scoring(encoder(tmp_path / "selector", kind="bi-encoder", target="select"))
+    shortlister = Scoring(encoder(tmp_path / "shortlister", kind="bi-encoder", target="shortlist"))
+    listed = Candidate(label, 1.0, [])
+    asked = [one.ask("A match.", [listed], lambda _: True).questions for one in (selector, shortlister)]
+    assert asked == [[described(label)], [label.text]], (
+        "a corpus has candidates as they are shown; an index, whole labels"
+    )
 
 
 @pytest.mark.parametrize(

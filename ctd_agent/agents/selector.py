@@ -147,9 +147,9 @@ class Scoring:
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
         """Have all candidates scored at once."""
-        # What it was trained on: a bi-encoder on labels as the index holds them, a cross-encoder on candidates.
-        near = self._student.kind == "bi-encoder"
-        questions = [candidate.label.text if near else described(candidate.label) for candidate in shortlist]
+        # What it was trained on: to select, candidates as they are shown; to shortlist, labels as the index holds them.
+        shown = self._student.target == "select"
+        questions = [described(candidate.label) if shown else candidate.label.text for candidate in shortlist]
         return self.model.ask(Exchange(messages=[{"role": "user", "content": text}], questions=questions), within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:

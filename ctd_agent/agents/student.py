@@ -16,8 +16,8 @@ class Student(Record):
     """A student's card.
 
     A `writer` is a language model; it makes tool calls if `native_tools`, and gives reasons before its choice if
-    `reasons`. A `bi-encoder` shortlists by nearness to labels; a `cross-encoder` scores a document with a
-    candidate; as selector either chooses those whose score is above `threshold`.
+    `reasons`. A `bi-encoder` goes by nearness to labels, to shortlist or to select; a `cross-encoder` scores a document
+    with a candidate; as selector either chooses those whose score is above `threshold`.
     """
 
     kind: Kind

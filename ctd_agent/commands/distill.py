@@ -165,9 +165,9 @@ def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
             sys.stdout.write(json.dumps({"folder": str(folder), "student": student.model_dump()}) + "\n")
         return
     for folder, student in made.items():
-        phase = {"bi-encoder": "shortlister", "cross-encoder": "selector", "writer": "model"}[student.kind]
-        spec = f"vllm:{folder}" if student.kind == "writer" else f"encoder:{folder}"
-        say(f"{student.kind}: ctd-agent label ... --{phase} {spec}")
+        writes = student.kind == "writer"
+        phase = "model" if writes else "selector" if student.target == "select" else "shortlister"
+        say(f"{student.kind}: ctd-agent label ... --{phase} {'vllm' if writes else 'encoder'}:{folder}")
 
 
 def _show(card: "Card", out: Path) -> None:
