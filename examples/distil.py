@@ -15,7 +15,6 @@ from ctd_agent.agents.models import load_phases
 from ctd_agent.console import progress
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import evaluate
-from ctd_agent.distill.supervision import Gates
 from ctd_agent.distill.training.course import Plan
 from ctd_agent.distill.training.students import train
 from ctd_agent.files import read_documents, read_gold, read_labels
@@ -38,8 +37,7 @@ def main(out: Path) -> None:
 
     label("local", "local", to_learn_from, out / "teacher.jsonl")
     if not (out / "corpus").exists():
-        gates = Gates(recall=0.2, f1=0.2)
-        make_corpus([out / "teacher.jsonl.transitions.jsonl"], gold, Recipe(gates=gates, dev=0), out / "corpus")
+        make_corpus([out / "teacher.jsonl.transitions.jsonl"], gold, Recipe(dev=0), out / "corpus")
     train(out / "corpus", base(), out / "students", Plan(steps=20, max_length=64), LABELS)
 
     students = f"encoder:{out / 'students/shortlister'}", f"encoder:{out / 'students/selector'}"

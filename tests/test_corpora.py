@@ -202,7 +202,7 @@ def test_reasons_that_cite_numbers_keep_the_order_that_they_were_written_in(made
 def test_each_phase_has_a_gate_of_its_own(made: Callable[..., Row]) -> None:
     teach("1.log", {"chose badly": Case("abx", "x"), "found little": Case("ax", "a"), "good": Case("ab", "ab")})
     write_gold(**{"chose badly": "ab", "found little": "apqr", "good": "ab"})
-    card = made()
+    card = made("--min-recall", "0.5", "--min-f1", "0.5")
     assert {text(row) for row in rows("shortlist")} == {"chose badly", "good"}
     assert {text(row) for row in rows("select")} == {"found little", "good"}
     assert {text(row) for row in rows("standard")} == {"good"}
@@ -224,6 +224,14 @@ def test_gates_are_as_strict_as_asked(made: Callable[..., Row]) -> None:
     assert made()["corpora"]["shortlist"]["kept"] == 1  # of 4 right labels 2 were found, of these 1 was chosen
     assert made("--min-recall", "0.51", out="2")["corpora"]["shortlist"]["kept"] == 0
     assert made("--min-f1", "0.67", out="3")["corpora"]["select"]["kept"] == 0
+
+
+def test_unless_asked_for_more_a_run_teaches_that_got_anything_right(made: Callable[..., Row]) -> None:
+    teach("1.log", {"little": Case("apqrsx", "apqr"), "nothing": Case("xyz", "x")})
+    write_gold(little="abcde", nothing="ab")
+    card = made()
+    assert {text(row) for row in rows("select")} == {"little"}
+    assert {name: one["kept"] for name, one in card["corpora"].items()} == dict.fromkeys(card["corpora"], 1)
 
 
 def test_without_gold_the_teacher_is_right(made: Callable[..., Row]) -> None:
@@ -408,7 +416,8 @@ def test_files_that_are_no_log_are_refused(told: Told) -> None:
 def test_where_nothing_can_be_learned_nothing_is_written(told: Told) -> None:
     teach("1.log", {"news": Case("ab", "b")})
     write_gold(news="axyz")
-    assert "lower --min-recall (now 0.5) or --min-f1 (now 0.5)" in refused(told, "1.log", "--gold", "gold.jsonl")
+    strict = refused(told, "1.log", "--gold", "gold.jsonl", "--min-recall", "0.5")
+    assert "lower --min-recall (now 0.5) or --min-f1 (now 0.1)" in strict
     write_gold(other="a")
     assert "none of these documents has labels in --gold" in refused(told, "1.log", "--gold", "gold.jsonl")
     teach("2.log", {"news": Case("ab", "")})
