@@ -5,9 +5,10 @@ r"""Encoder students of one teacher's log, trained in several ways, side by side
 
 Needs the extra `train`. The ways: `untrained`; `standard` (one bi-encoder, document to the teacher's final labels,
 which then ranks and chooses too); `phases` (a bi-encoder to shortlist, and one that goes on from it to select); both
-without gates; `phases` without credit.
-Encoders have no reasoning, so `answers only` is `phases`. All have the same number of optimiser steps of the same
-number of texts: `standard` all of them on its one model, the others half on each of their two.
+without gates; `phases` without credit; `standard` without gates and with what credit knows, its wrong labels taken out.
+Encoders have no reasoning, so `answers only` is `phases`. R@50 is of the document's own search, for teachers too.
+All have the same number of optimiser steps of the same number of texts: `standard` all of them on its one model,
+`phases` half on each of its two.
 
 What is in OUT is not done again; other processes may work on other seeds of it meanwhile. Figures are means
 over seeds, then over documents; 95% intervals are bootstrapped over documents, 10,000 samples, seed 0, paired.
@@ -27,6 +28,7 @@ from ctd_agent.agents.student import Student, read_student, write_student
 from ctd_agent.console import note, progress
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import RANKING, scored
+from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, recall
 from ctd_agent.distill.supervision import Gates, read_episodes
 from ctd_agent.distill.training.course import Plan
@@ -41,9 +43,17 @@ from ctd_agent.records import read_records
 from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument, Usage
 from ctd_agent.tools.index_cache import cached_index
 
-WAYS = ("untrained", "standard", "standard, no gates", "phases", "phases, no credit", "phases, no gates")
+WAYS = (
+    "untrained",
+    "standard",
+    "standard, no gates",
+    "standard, credit",
+    "phases",
+    "phases, no credit",
+    "phases, no gates",
+)
 METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
-GIVEN = "F1, same shortlist"
+GIVEN = ("nDCG@5, same shortlist", "F1, same shortlist")
 Values = dict[str, float]  # a metric's, by document
 
 
@@ -112,12 +122,15 @@ def students(
         return f"encoder:{base}", f"encoder:{base}"
     corpus = folder / "corpus"
     if not corpus.exists():
+        gold, gated = read_gold(options.train), way in ("standard", "phases", "phases, no credit")
         gates = Gates(
-            recall=0 if way.endswith("no gates") else options.min_recall,
-            f1=0 if way.endswith("no gates") else options.min_f1,
-            credit=not way.endswith("no credit"),
+            recall=options.min_recall if gated else 0,
+            f1=options.min_f1 if gated else 0,
+            credit=way != "phases, no credit",
         )
-        make_corpus(options.log, read_gold(options.train), Recipe(gates=gates, seed=0), corpus)
+        make_corpus(options.log, gold, Recipe(gates=gates, seed=0), corpus)
+        if way == "standard, credit":
+            take_out_what_is_wrong(corpus, gold)
     one = way.startswith("standard")
     plan = Plan(
         target="standard" if one else "both",
@@ -128,6 +141,18 @@ def students(
     made = train(corpus, options.student, folder / "student", plan, labels)
     shortlister, *others = (f"encoder:{at}" for at in made)
     return shortlister, others[0] if others else shortlister
+
+
+def take_out_what_is_wrong(corpus: Path, gold: dict[str, Gold]) -> None:
+    """Keep of a standard corpus's labels those that are right, and move the others to those that are not near."""
+    for file in (corpus / "encoder").iterdir():
+        rows = list(read_records(file, Judgement))
+        for at, one in enumerate(rows):
+            if one.standard:
+                near = [label for label in one.standard.near if label in gold[one.id].labels]
+                far = [label for label in (*one.standard.near, *one.standard.far) if label not in near]
+                rows[at] = one.model_copy(update={"standard": Nearness(near=near, far=far)})
+        file.write_text("".join(one.model_dump_json() + "\n" for one in rows))
 
 
 def untrained(base: str, folder: Path) -> Path:
@@ -141,32 +166,35 @@ def untrained(base: str, folder: Path) -> Path:
     return folder
 
 
-def on_the_teachers_shortlists(options: argparse.Namespace, spec: str, labels: Sequence[Label]) -> Values:
-    """Return the F1 of a selector's choice from the shortlists that the teacher chose from, by document."""
+def on_the_teachers_shortlists(options: argparse.Namespace, spec: str, labels: Sequence[Label]) -> dict[str, Values]:
+    """Return how well a selector ranks the shortlists that the teacher chose from, and the F1 of its choice."""
     by_id, gold = {label.id: label for label in labels}, read_gold(options.test)
     selector = load_selector(load_phases(spec, spec)[1], "", GREEDY)
-    values = {}
+    ndcg, chose = Values(), Values()
     _, episodes = read_episodes([options.teacher.with_name(f"{options.teacher.name}.transitions.jsonl")])
     for document, (episode, *_) in episodes.items():
         if document not in gold:
             continue
         listed = [Candidate(by_id[one.label.id], one.score, one.found_by) for one in episode.shortlist]
-        chosen = selector.read(selector.ask(episode.text, listed, lambda _: True), listed).labels
-        values[document] = f1([label.id for label in chosen], gold[document].labels)
-    return values
+        chosen = selector.read(selector.ask(episode.text, listed, lambda _: True), listed)
+        ndcg[document] = METRICS["nDCG@5"](list(chosen.scores), gold[document].labels)
+        chose[document] = f1([label.id for label in chosen.labels], gold[document].labels)
+    return dict(zip(GIVEN, (ndcg, chose), strict=True))
 
 
 def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     """Return the ways' figures, and what each has less than `standard`'s and the teacher's, as markdown."""
-    names = (*METRICS, GIVEN)
+    names = (*METRICS, *GIVEN)
     rows = {}
     for way in WAYS:
         runs = [values(room(options, way, seed), gold) for seed in options.seeds]
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in names}
-    lines = [f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps", ""]
+    gates = f"gates at {options.min_recall:g} and {options.min_f1:g}"
+    lines = [f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps, {gates}", ""]
     lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     if options.teacher:
-        rows["teacher"] = of_run(options.teacher, gold) | {GIVEN: teachers_f1(options, gold)}
+        ranked = of_run(options.teacher, gold)
+        rows["teacher"] = ranked | dict(zip(GIVEN, (ranked["nDCG@5"], teachers_f1(options, gold)), strict=True))
     for way, by_metric in rows.items():
         lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
     ours = ("phases", "phases, no gates")
@@ -181,7 +209,8 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
 def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:
     """Return every metric of a student's run, by document."""
     given = folder / "given.json"
-    return of_run(folder / "run.jsonl", gold) | {GIVEN: json.loads(given.read_text()) if given.exists() else {}}
+    on_given = json.loads(given.read_text()) if given.exists() else {name: {} for name in GIVEN}
+    return of_run(folder / "run.jsonl", gold) | on_given
 
 
 def of_run(run: Path, gold: dict[str, Gold]) -> dict[str, Values]:

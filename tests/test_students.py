@@ -114,8 +114,13 @@ def test_a_student_reads_labels_as_it_was_taught_them(tmp_path: Path, scores: di
 @pytest.mark.parametrize(
     ("card", "budget", "said"),
     [
-        ({"kind": "cross-encoder"}, Budget(turns=0), "a cross-encoder selects; for phase 1 name a bi-encoder"),
-        ({"kind": "bi-encoder"}, Budget(turns=1), "an encoder makes no searches of its own; leave the turns at 0"),
+        ({"kind": "cross-encoder"}, Budget(turns=0), "trained to select; for phase 1 name one trained to shortlist"),
+        ({"kind": "bi-encoder"}, Budget(turns=0), "trained to select; for phase 1 name one trained to shortlist"),
+        (
+            {"kind": "bi-encoder", "target": "shortlist"},
+            Budget(turns=1),
+            "an encoder makes no searches of its own; leave the turns at 0",
+        ),
     ],
 )
 def test_an_encoder_is_refused_a_phase_that_is_not_its_own(
@@ -223,7 +228,9 @@ def test_a_cross_encoder_learns_to_select_and_nothing_else(
     CrossEncoder(str(base), num_labels=1).save_pretrained("cross")
     train = [*TRAIN, "--student", "cross", "--steps", "2", "--batch", "2"]
     assert cli(train) == 2
-    assert "a cross-encoder selects, and cannot shortlist; say --phase select" in capsys.readouterr().err
+    assert "a cross-encoder selects, and cannot shortlist: `distill train --phase select`" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert cli([*train, "--phase", "select"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kind"] == "cross-encoder"
 
@@ -301,4 +308,5 @@ def test_one_command_goes_from_documents_to_a_student_that_is_scored_and_goes_on
         assert cli([*run, "--model", server.spec]) == 0
         assert len(server.requests) == asked, "what is done is not done again"
         assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [teacher, student]
-        assert Path("loop/student/test.jsonl").is_file(), "who trains the student anew loses its old answers with it"
+        answers = Path("loop/student/selector/test.jsonl")
+        assert answers.is_file(), "who deletes a student to train it anew deletes its answers with it"

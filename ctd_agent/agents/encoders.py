@@ -1,4 +1,4 @@
-"""Students that write nothing: one shortlists by nearness, one scores a document with each candidate.
+"""Students that write nothing: a bi-encoder goes by nearness, a cross-encoder scores a document with each candidate.
 
 To the graph they are models like any other: asked, they answer with log-odds, and cost what they cost.
 """

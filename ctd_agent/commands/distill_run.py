@@ -46,9 +46,11 @@ def run(
     from ctd_agent.distill.corpora import Recipe, make_corpus
     from ctd_agent.distill.supervision import Gates
     from ctd_agent.distill.training.course import Plan
-    from ctd_agent.distill.training.students import train
+    from ctd_agent.distill.training.students import kind_of, train
     from ctd_agent.files import read_gold
 
+    plan = Plan(seed=seed, epochs=epochs)
+    kind_of(student, plan)  # what cannot be trained is told before the teacher's hours
     asked = {"labels": labels, "task": task, "turns": turns, "candidates": candidates}
     logs = []
     for sample in range(samples):
@@ -60,12 +62,12 @@ def run(
     else:
         recipe = Recipe(gates=Gates(recall=min_recall, f1=min_f1), seed=seed)
         make_corpus(logs, read_gold(gold) if gold else None, recipe, corpus)
-    made = train(corpus, student, out / "student", Plan(seed=seed, epochs=epochs), read_catalogue(labels, {}))
+    made = train(corpus, student, out / "student", plan, read_catalogue(labels, {}))
     if test is None:
         note(f"{out / 'student'}: trained; give --test documents with right labels to see how good it is")
         return
-    # The student's run lies in its folder: who trains it anew deletes that first, and what it once answered with it.
-    runs = out / "test-teacher.jsonl", out / "student" / "test.jsonl"
+    # The student's run lies in the last of its folders: who trains it anew deletes that, and its answers with it.
+    runs = out / "test-teacher.jsonl", [*made][-1] / "test.jsonl"
     _label(test, runs[0], asked, model=model)
     _label(test, runs[1], asked | {"turns": None}, **_named(made))
     _summary(out, runs, test, seed, as_json)

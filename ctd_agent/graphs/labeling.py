@@ -111,8 +111,8 @@ def _check_encoder(shortlister: Model, index: Searchable, budget: Budget) -> Non
     """Refuse an encoder a phase that is not its own: it shortlists by the index that holds its vectors."""
     if not isinstance(shortlister, Encoder):
         return
-    if shortlister.student.kind != "bi-encoder":
-        raise UserError(f"{shortlister.spec}: a {shortlister.student.kind} selects; for phase 1 name a bi-encoder")
+    if shortlister.student.target == "select":
+        raise UserError(f"{shortlister.spec}: it was trained to select; for phase 1 name one trained to shortlist")
     if budget.turns:
         raise UserError(f"{shortlister.spec}: an encoder makes no searches of its own; leave the turns at 0")
     if index.manifest.embedder != load_embedder(shortlister.embedder).spec:

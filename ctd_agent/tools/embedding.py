@@ -160,7 +160,7 @@ class SentenceTransformersEmbedder:
 
     def __init__(self, name: str) -> None:
         name, _, digest = name.partition("@")
-        now = _digest(Path(name))
+        now = weights_digest(Path(name))
         if digest and digest != now:
             raise UserError(
                 f"sentence-transformers:{name}: not the model that the index was built with; build the index again"
@@ -226,7 +226,7 @@ class OpenAIEmbedder:
         return _unit(vectors)
 
 
-def _digest(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     """Return what tells the weights in a folder from others, "" where there are none."""
     digest = hashlib.sha256()
     for file in (weights := sorted(folder.rglob("*.safetensors"))):

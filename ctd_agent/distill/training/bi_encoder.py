@@ -55,7 +55,9 @@ def train_bi_encoder(
     }
     rows = {split: _rows(some, texts, course.plan.seed) for split, some in known.items()}
     if not rows["train"]:
-        raise UserError(f"{course.corpus}: no document in it has a label to learn for {target}; make a larger one")
+        raise UserError(
+            f"{course.corpus}: no document in it has a label to learn for {target}; label more, or lower its gates"
+        )
     model = SentenceTransformer(str(course.start or course.base))
     model.max_seq_length = course.plan.max_length or READ
     both = [row for split in rows.values() for row in split]
@@ -138,20 +140,22 @@ def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
 
 
 def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> Any:
-    """Return what measures how well the dev documents find their labels among others."""
+    """Return what measures how well the dev documents find their labels among others, None where there are none."""
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     wanted = {one.id: {*near.near} for one, near in dev if near.near}
     hard = {key for _, near in dev for key in (*near.near, *near.far)}
     others = random.Random(seed).sample(sorted(texts), min(OTHERS, len(texts)))  # noqa: S311 - no secret
     queries = {one.id: one.text for one, _ in dev if one.id in wanted}
+    if not queries:
+        return None
     return InformationRetrievalEvaluator(
         queries, {key: texts[key] for key in {*hard, *others}}, wanted, name="dev", show_progress_bar=False
     )
 
 
 def _reranking(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts) -> Any:
-    """Return what measures how well the dev documents' shortlists are ranked."""
+    """Return what measures how well the dev documents' shortlists are ranked, None where there is nothing to rank."""
     from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
     samples: list[dict[str, str | list[str]]] = [
@@ -159,7 +163,7 @@ def _reranking(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts) -> Any:
         for one, near in dev
         if near.near and near.far
     ]
-    return RerankingEvaluator(samples, name="dev")
+    return RerankingEvaluator(samples, name="dev") if samples else None
 
 
 def _scores(model: Any, one: Judgement, near: Nearness, texts: Texts, target: Target) -> Scores:

@@ -128,15 +128,15 @@ def quieten() -> None:
 
 
 @contextmanager
-def memory_suffices(plan: Plan) -> Iterator[None]:
-    """Turn what says that memory is used up into a UserError that says what to lower."""
+def memory_suffices(plan: Plan, shorten: str) -> Iterator[None]:
+    """Turn what says that memory is used up into a UserError that says what to do; `shorten` makes texts shorter."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch's own, a GPU's and a CPU's, are RuntimeErrors
         words = str(error).lower()
         if not isinstance(error, MemoryError) and "out of memory" not in words and "not enough memory" not in words:
             raise
-        ways = ["make the corpus with a lower --max-tokens", "name a smaller student"]
+        ways = [shorten, "name a smaller student"]
         if plan.lora is False:
             ways.insert(0, "train adapters (LoRA) instead of all weights")
         if plan.batch != 1:

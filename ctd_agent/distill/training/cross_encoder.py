@@ -36,9 +36,8 @@ def train_cross_encoder(course: Course, judgements: Mapping[str, Sequence[Judgem
         raise UserError(f"{course.corpus}: no choice in it to learn from; lower --min-f1 when you make it")
     model = CrossEncoder(course.base, num_labels=1, max_length=course.plan.max_length or READ)
     dev = data["dev"]
-    evaluator = CrossEncoderClassificationEvaluator(
-        list(zip(dev["text"], dev["candidate"], strict=True)), [int(one) for one in dev["label"]], name="dev"
-    )
+    both = list(zip(dev["text"], dev["candidate"], strict=True)), [int(one) for one in dev["label"]]
+    evaluator = CrossEncoderClassificationEvaluator(*both, name="dev") if len({*both[1]}) == 2 else None
     loss = BinaryCrossEntropyLoss(model)
     best = "dev_average_precision"
     fit(course, (CrossEncoderTrainer, Arguments), model, loss, data, evaluator, best=best, rate=RATE)

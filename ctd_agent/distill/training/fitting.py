@@ -1,5 +1,6 @@
 """An encoder fitted to data by sentence-transformers' trainer: checkpoints, early stop, progress, the loss's curve."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -26,17 +27,17 @@ def fit(
 ) -> None:
     """Train `model` and save it in the course's folder; `kind` is the trainer's class and its arguments'.
 
-    `best` is the evaluator's metric by which a checkpoint is kept and the training ends early; without dev documents,
-    or with a number of steps in the plan, it goes on to its end. What was cut goes on from its last one.
+    `best` is the evaluator's metric by which a checkpoint is kept and the training ends early; without an evaluator, or
+    with a number of steps in the plan, it goes on to its end. What was cut goes on from its last one.
     Raises UserError where memory does not suffice.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     trainer, arguments = kind
     model.model_card_data.generate_widget_examples = False
-    dev = len(data["dev"]) > 0 and not course.plan.steps
+    dev = evaluator is not None and not course.plan.steps
     stops = [EarlyStoppingCallback(PATIENCE)] if dev else []
-    with memory_suffices(course.plan), ExitStack() as stack:
+    with memory_suffices(course.plan, "lower --max-length"), ExitStack() as stack:
         training = trainer(
             model=model,
             args=arguments(**_arguments(course, len(data["train"]), best if dev else None, rate)),
@@ -48,6 +49,7 @@ def fit(
         )
         training.remove_callback(PrinterCallback)
         training.train(resume_from_checkpoint=last_checkpoint(course.out))
+    training.accelerator.wait_for_everyone()  # for all to have read the best checkpoint
     if first_process():
         model.save_pretrained(str(course.out))
         shutil.rmtree(course.out / "checkpoints")
@@ -59,7 +61,8 @@ def _arguments(course: Course, rows: int, best: str | None, rate: float) -> dict
 
     plan = course.plan
     batch = plan.batch or BATCH
-    steps = plan.steps or ceil((plan.epochs or EPOCHS) * rows / batch)
+    devices = int(os.environ.get("WORLD_SIZE", "1"))
+    steps = plan.steps or ceil((plan.epochs or EPOCHS) * rows / (batch * devices))
     when = "steps" if best else "no"
     return {
         "output_dir": str(course.out / "checkpoints"),

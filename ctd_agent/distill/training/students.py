@@ -16,6 +16,7 @@ from ctd_agent.distill.training.writers import train_writer
 from ctd_agent.errors import UserError
 from ctd_agent.records import read_records
 from ctd_agent.schema import Label
+from ctd_agent.tools.embedding import weights_digest
 from ctd_agent.tools.label_index import fingerprint
 
 ENCODER_FILES = ("modules.json", "config_sentence_transformers.json")
@@ -33,18 +34,14 @@ def train(
     """Train a student on a corpus; return what was made, by its folder.
 
     `student` is a folder or a name on the Hugging Face Hub: of a language model, which becomes one student in `out`;
-    of a sentence-transformers bi-encoder, which becomes `out/shortlister` and, going on from it, `out/selector`, for
-    the target `standard` the first of them alone; or of a cross-encoder, which becomes `out/selector`. A shortlister
-    needs the catalogue's `labels`.
+    of a sentence-transformers bi-encoder, which becomes `out/shortlister` and, going on from it, `out/selector`, or
+    what the plan's target says of them, each from the base; or of a cross-encoder, which becomes `out/selector`. A
+    shortlister needs the catalogue's `labels`.
     Raises UserError where something that is named does not fit or is missing, or memory does not suffice.
     """
-    if not find_spec("sentence_transformers") or not find_spec("trl"):
-        raise UserError("training needs more than is installed: pip install 'ctd-agent[train]'")
-    kind = _kind(student)
+    kind = kind_of(student, plan)
     if kind == "writer":
         return {out: train_writer(corpus, student, out, plan)}
-    if kind == "cross-encoder" and plan.target != "select":
-        raise UserError(f"{student}: a cross-encoder selects, and cannot shortlist; say --phase select")
     quieten()
     return {
         out / room: _encoder(corpus, student, kind, out / room, target, plan, labels)
@@ -52,17 +49,26 @@ def train(
     }
 
 
-def _kind(student: str) -> Kind:
-    """Return what a base model makes, by its files: a cross-encoder has a head that scores."""
+def kind_of(student: str, plan: Plan) -> Kind:
+    """Return what a base model makes, by its files: a cross-encoder has a head that scores.
+
+    Raises UserError for one that is not to be had or cannot learn what the plan says, and for a missing extra.
+    """
+    if not find_spec("sentence_transformers") or not find_spec("trl"):
+        raise UserError("training needs more than is installed: pip install 'ctd-agent[train]'")
     from transformers import AutoConfig
 
     try:
-        architectures = AutoConfig.from_pretrained(student).architectures or []
+        config = AutoConfig.from_pretrained(student)
     except (OSError, ValueError):  # no such model, or one of several parts, which have configurations of their own
-        architectures = []
-    if any("SequenceClassification" in one for one in architectures):
-        return "cross-encoder"
-    return "bi-encoder" if _is_encoder(student) else "writer"
+        config = None
+    if not any("SequenceClassification" in one for one in getattr(config, "architectures", None) or []):
+        return "bi-encoder" if _is_encoder(student) else "writer"
+    if config.num_labels != 1:
+        raise UserError(f"{student}: it scores a pair with {config.num_labels} numbers; name a cross-encoder with one")
+    if plan.target != "select":
+        raise UserError(f"{student}: a cross-encoder selects, and cannot shortlist: `distill train --phase select`")
+    return "cross-encoder"
 
 
 def _is_encoder(student: str) -> bool:
@@ -85,16 +91,18 @@ def _encoder(
     if target != "select":
         _check_catalogue(labels, card)
     judgements = {split: _judgements(corpus, split) for split in ("train", "dev")}
+    # What finds a document's labels has learned half of what chooses among them.
+    start = out.parent / "shortlister" if target == "select" and plan.target == "both" else None
     what = {
         "student": base,
+        "kind": kind,
+        "start": start and weights_digest(start),
         "plan": asdict(plan),
         "examples": digest([[one.model_dump() for one in some] for some in judgements.values()]),
     }
     if done := claim(out, what):
         note(f"{out}: the student is there already")
         return done
-    # What finds a document's labels has learned half of what chooses among them.
-    start = out.parent / "shortlister" if target == "select" and plan.target == "both" else None
     course = Course(corpus, card, base, out, plan, start)
     if kind == "cross-encoder":
         student = train_cross_encoder(course, judgements)

@@ -56,7 +56,7 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
         note(f"{out}: the student is there already")
         return done
     quieten()
-    with memory_suffices(plan):
+    with memory_suffices(plan, "make the corpus with a lower --max-tokens"):
         tokenizer, model = load(student, plan)
         examples = _fitting(rendered(rows, tokenizer, student), model, "training")
         held_out = _fitting(rendered(dev, tokenizer, student), model, "dev") if dev else []
