@@ -19,6 +19,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from xml.etree.ElementTree import Element, tostring
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import load_phases
@@ -30,6 +31,7 @@ from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import RANKING, scored
 from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.metrics import Interval, bootstrap, f1, recall
+from ctd_agent.distill.report_charts import element
 from ctd_agent.distill.supervision import Gates, read_episodes
 from ctd_agent.distill.training.course import Plan
 from ctd_agent.distill.training.students import train
@@ -123,11 +125,8 @@ def students(
     corpus = folder / "corpus"
     if not corpus.exists():
         gold, gated = read_gold(options.train), way in ("standard", "phases", "phases, no credit")
-        gates = Gates(
-            recall=options.min_recall if gated else 0,
-            f1=options.min_f1 if gated else 0,
-            credit=way != "phases, no credit",
-        )
+        minimum = (options.min_recall, options.min_f1) if gated else (0, 0)
+        gates = Gates(*minimum, credit=way != "phases, no credit")
         make_corpus(options.log, gold, Recipe(gates=gates, seed=0), corpus)
         if way == "standard, credit":
             take_out_what_is_wrong(corpus, gold)
@@ -161,8 +160,8 @@ def untrained(base: str, folder: Path) -> Path:
 
     if read_student(folder) is None:
         SentenceTransformer(base).save_pretrained(str(folder))
-        nothing = {"teachers": [], "task": "", "catalogue": "", "seed": 0}
-        write_student(folder, Student(kind="bi-encoder", base=base, target="standard", **nothing))
+        card = Student(kind="bi-encoder", base=base, target="standard", teachers=[], task="", catalogue="", seed=0)
+        write_student(folder, card)
     return folder
 
 
@@ -190,8 +189,8 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
         runs = [values(room(options, way, seed), gold) for seed in options.seeds]
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in names}
     gates = f"gates at {options.min_recall:g} and {options.min_f1:g}"
-    lines = [f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps, {gates}", ""]
-    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    head = f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps, {gates}"
+    lines = [head, "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     if options.teacher:
         ranked = of_run(options.teacher, gold)
         rows["teacher"] = ranked | dict(zip(GIVEN, (ranked["nDCG@5"], teachers_f1(options, gold)), strict=True))
@@ -203,7 +202,28 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     for one, other in pairs:
         cells = [difference(rows[one][name], rows[other][name]) for name in names]
         lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
+    (options.out / "differences.svg").write_bytes(tostring(forest(rows)))
     return "\n".join([*lines, "", costs(options)])
+
+
+def forest(rows: dict[str, dict[str, Values]]) -> Element:
+    """Draw what phases have more than standard, gated and not: a line an interval, a disc its middle."""
+    pairs = (("phases", "standard"), ("phases, no gates", "standard, no gates"))
+    spans = {
+        f"{name}: {one} less {other}": paired(rows[one][name], rows[other][name])
+        for name in METRICS
+        for one, other in pairs
+    }
+    reach, parts = max(abs(end) for span in spans.values() for end in span), []
+    for row, (name, span) in enumerate(spans.items()):
+        y, (middle, low, high) = f"{24 + 22 * row}", (f"{430 + 150 * end / reach:.1f}" for end in span)
+        parts.append(element("text", name, x="270", y=y, dy="4", text_anchor="end"))
+        parts.append(element("line", x1=low, x2=high, y1=y, y2=y, stroke="#4269d0", stroke_width="2"))
+        parts.append(element("circle", cx=middle, cy=y, r="4", fill="#4269d0"))
+        parts.append(element("text", shown(span, "+"), x="590", y=y, dy="4"))
+    parts.append(element("line", x1="430", x2="430", y1="10", y2=f"{22 * len(spans) + 14}", stroke="#888"))
+    box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 760 {22 * len(spans) + 24}", "font-size": "11"}
+    return element("svg", *parts, **box, font_family="sans-serif", role="img", aria_label="differences")
 
 
 def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:
@@ -243,9 +263,14 @@ def interval(numbers: Sequence[float]) -> str:
 
 
 def difference(mine: Values, its: Values) -> str:
+    """Return the mean of paired differences with its interval and their number, as text."""
+    both = mine.keys() & its.keys()
+    return shown(paired(mine, its), "+") + f" n={len(both)}" if both else "-"
+
+
+def paired(mine: Values, its: Values) -> Interval:
     """Return the mean of paired differences with its interval."""
-    both = [mine[key] - its[key] for key in mine if key in its]
-    return shown(bootstrap(both), "+") + f" n={len(both)}" if both else "-"
+    return bootstrap([mine[key] - its[key] for key in mine if key in its])
 
 
 def shown(value: Interval, sign: str) -> str:

@@ -34,7 +34,13 @@ def corpus(
         float, typer.Option(min=0, max=1, help="Of a shortlist, for its run to teach phase 1.")
     ] = 0.1,
     min_f1: Annotated[
-        float, typer.Option(min=0, max=1, help="Of a choice from what was there, for its run to teach phase 2.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of a choice from what was there, for its run to teach phase 2. Higher for reasons to be learned: "
+            "credit prunes labels, not prose.",
+        ),
     ] = 0.1,
     credit: Annotated[
         bool, typer.Option(help="Prune searches that surfaced no right label, and choices that are wrong.")
