@@ -231,6 +231,12 @@ def test_a_cross_encoder_learns_to_select_and_nothing_else(
     assert "a cross-encoder selects, and cannot shortlist: `distill train --phase select`" in " ".join(
         capsys.readouterr().err.split()
     )
+    Path("three").mkdir()
+    three = json.loads(Path("cross/config.json").read_text()) | {"id2label": {"0": "no", "1": "maybe", "2": "yes"}}
+    Path("three/config.json").write_text(json.dumps(three))
+    assert cli([*TRAIN, "--student", "three", "--phase", "select"]) == 2
+    assert "it scores a pair with 3 numbers; name a cross-encoder with one" in " ".join(capsys.readouterr().err.split())
+
     assert cli([*train, "--phase", "select"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["kind"] == "cross-encoder"
 
