@@ -223,7 +223,7 @@ def forest(rows: dict[str, dict[str, Values]]) -> Element:
         parts.append(element("text", shown(span, "+"), x="590", y=y, dy="4"))
     parts.append(element("line", x1="430", x2="430", y1="10", y2=f"{22 * len(spans) + 14}", stroke="#888"))
     box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 760 {22 * len(spans) + 24}", "font-size": "11"}
-    return element("svg", *parts, **box, font_family="sans-serif", role="img", aria_label="differences")
+    return element("svg", *parts, **box, style="background:#fff", font_family="sans-serif", role="img")
 
 
 def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:
