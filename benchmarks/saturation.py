@@ -84,7 +84,7 @@ def pair(number: int, options: argparse.Namespace) -> float:
 def side(name: str, log: Path) -> Measured:
     """Run one side in a process of its own."""
     command = [sys.executable, *sys.argv, "--side", name, "--log", str(log)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this file
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
     fields = json.loads(done.stdout.splitlines()[-1])
     return Usage(**{**fields, "seconds": 0.0}), fields["seconds"]
 

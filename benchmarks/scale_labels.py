@@ -12,7 +12,7 @@ from ctd_agent.schema import Label
 
 def catalogue(size: int, seed: int, debian: Path, synsets: Path) -> list[Label]:
     """Return the first labels of the composed catalogue."""
-    rng = random.Random(seed)  # noqa: S311 - nothing secret
+    rng = random.Random(seed)  # noqa: S311 - invents labels, no secrets
     packages = read_labels(str(debian / "debian-suggests/catalogue.jsonl"))
     meanings = list(wordnet(synsets))
     rng.shuffle(packages)

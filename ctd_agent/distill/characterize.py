@@ -181,7 +181,7 @@ class Study:
 
     def give(self, document: Document, whole: LabeledDocument, gold: Gold) -> None:
         """Make the document's other shortlists from that of the whole graph, and give them to their arms."""
-        chance = random.Random(f"{self.seed} {document.id}")  # noqa: S311 - not for secrets
+        chance = random.Random(f"{self.seed} {document.id}")  # noqa: S311 - draws shortlists, no secret
         real = [self.labels[entry.id] for entry in whole.shortlist if entry.id in self.labels]
         text = self._read(document)
         found = {hit.label.id: rank for rank, hit in enumerate(self.index.search(text, DEEP))}

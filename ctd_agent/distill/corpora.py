@@ -146,7 +146,7 @@ def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Les
     fresh: list[Lesson] = []
     repeated = nearly = 0
     order = sorted(lessons, key=lambda lesson: lesson.document)
-    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
+    random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
     for lesson in order:
         words = tuple(lesson.text.casefold().split())
         if words in seen:
@@ -189,7 +189,7 @@ def _equalise(draft: _Draft, seed: int) -> None:
     """Cut training examples of the larger side: both phases together against the standard corpus."""
     train = {name: parts["train"] for name, parts in draft.examples.items()}
     phases = [("shortlist", one) for one in train["shortlist"]] + [("select", one) for one in train["select"]]
-    random.Random(seed).shuffle(phases)  # noqa: S311 - no secret
+    random.Random(seed).shuffle(phases)  # noqa: S311 - an order, no secret
     sides = [phases, [("standard", one) for one in train["standard"]]]
     budget = min(sum(tokens(one) for _, one in side) for side in sides)
     for side in sides:

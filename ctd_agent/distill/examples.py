@@ -148,7 +148,7 @@ def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Messa
     listed = list(episode.shortlist)
     # Reasons that cite a candidate by its number hold in the order that they were written in, and in no other.
     if not (form.reasons and _cites_numbers(episode)):
-        random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - no secret
+        random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - an order
     number = {candidate.label.id: place for place, candidate in enumerate(listed, start=1)}
     chosen = {label.id: label for label in episode.choice.labels} if episode.choice else {}
     labels: list[dict[str, Any]] = [

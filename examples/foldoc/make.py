@@ -10,7 +10,6 @@ with a card. The dictionary comes from Debian's package ``dict-foldoc``.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import re
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from archive import Record, apt_get, label, unpacked, write_data_set  # noqa: E402 - its folder is on the path only now
+from archive import Record, fetched, label, write_data_set  # noqa: E402 - its folder is on the path only now
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # dictd's numbers, base 64
 REFERENCE = re.compile(r"\{([^{}]+)\}")
@@ -134,16 +133,13 @@ def referred(body: str, resolve: Callable[[str], str | None]) -> set[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a data set from the Free On-line Dictionary of Computing.")
-    parser.add_argument("--full", type=Path, default=HERE / "full", help="folder of the data set")
-    options = parser.parse_args()
-    work = (options.full / "work").resolve()
-    apt_get(work, "update")
-    package = unpacked(work, "dict-foldoc")
+    full, package = fetched(
+        "Make a data set from the Free On-line Dictionary of Computing.", HERE / "full", "dict-foldoc"
+    )
     index = (package / "usr/share/dictd/foldoc.index").read_text(encoding="utf-8")
     text = gzip.decompress((package / "usr/share/dictd/foldoc.dict.dz").read_bytes())
     catalogue, documents = data_set(entries(index, text), headwords(index, text))
-    write_data_set(options.full, catalogue, documents, CARD.replace("{version}", (package / "version").read_text()))
+    write_data_set(full, catalogue, documents, CARD.replace("{version}", (package / "version").read_text()))
 
 
 def data_set(found: dict[str, str], words: dict[str, list[str]]) -> tuple[list[Record], list[Record]]:

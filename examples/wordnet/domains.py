@@ -9,7 +9,6 @@ its gloss. They are written to ``domains/`` beside this script (not kept in git)
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from archive import Record, apt_get, unpacked, write_data_set  # noqa: E402 - its folder is on the path only now
+from archive import Record, fetched, write_data_set  # noqa: E402 - its folder is on the path only now
 from make import PARTS, synsets  # noqa: E402 - as above
 
 DOMAIN = re.compile(r" ;([cru]) (\d{8}) ([nvar]) ")
@@ -41,7 +40,7 @@ Given a word sense, which domains does it belong to? Lexicographers marked the t
 - Label: a synset that is a domain of another; id `OFFSET-PART`, name its first word, aliases the others, description
   its gloss, metadata of which kinds it is a domain.
 - Document: the words and the gloss of a synset with a domain, without example sentences. A remark in brackets at
-  the beginning of the gloss is left out: as often as not it says the domain ("(law) ...").
+  the beginning of the gloss is left out: it may say the domain ("(law) ...").
 - Splits are by a hash of the words, 80/10/10; rows are in the order of a hash of their id.
 - Known flaw: a sense is marked with the domain that its lexicographer thought of ("baseball", not "sport"); others that
   are as true count as wrong.
@@ -64,12 +63,7 @@ def document(synset: Record, labels: Iterable[str]) -> Record:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a data set from WordNet's domains.")
-    parser.add_argument("--full", type=Path, default=HERE / "domains", help="folder of the data set")
-    options = parser.parse_args()
-    work = (options.full / "work").resolve()
-    apt_get(work, "update")
-    package = unpacked(work, "wordnet-base")
+    full, package = fetched("Make a data set from WordNet's domains.", HERE / "domains", "wordnet-base")
     found: dict[str, Record] = {}
     belongs: dict[str, list[tuple[str, str]]] = {}
     for part in PARTS:
@@ -81,7 +75,7 @@ def main() -> None:
         kinds.setdefault(id, set()).add(kind)
     catalogue = [found[id] | {"metadata": {"kinds": sorted(kinds[id])}} for id in sorted(kinds)]
     documents = [document(found[id], (domain for _, domain in of)) for id, of in belongs.items() if of]
-    write_data_set(options.full, catalogue, documents, CARD.replace("{version}", (package / "version").read_text()))
+    write_data_set(full, catalogue, documents, CARD.replace("{version}", (package / "version").read_text()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ and ``test.jsonl``, with a card. WordNet comes from Debian's package ``wordnet-b
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import defaultdict
@@ -19,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from archive import Record, apt_get, digest, label, unpacked, write_data_set  # noqa: E402 - its folder is on the path only now
+from archive import Record, digest, fetched, label, write_data_set  # noqa: E402 - its folder is on the path only now
 
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 QUOTED = re.compile(r'"([^"]*)"')
@@ -78,19 +77,14 @@ def documents(examples: Iterable[tuple[Record, list[str]]]) -> list[Record]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a data set from WordNet's example sentences.")
-    parser.add_argument("--full", type=Path, default=HERE / "full", help="folder of the data set")
-    options = parser.parse_args()
-    work = (options.full / "work").resolve()
-    apt_get(work, "update")
-    package = unpacked(work, "wordnet-base")
+    full, package = fetched("Make a data set from WordNet's example sentences.", HERE / "full", "wordnet-base")
     found = [
         one
         for part in PARTS
         for one in synsets((package / f"usr/share/wordnet/data.{part}").read_text().splitlines(), part)
     ]
     card = CARD.replace("{version}", (package / "version").read_text())
-    write_data_set(options.full, [synset for synset, _ in found], documents(found), card)
+    write_data_set(full, [synset for synset, _ in found], documents(found), card)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _shown(judgements: Mapping[str, Sequence[Judgement]]) -> Texts:
 
 
 def _rows(known: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> list[Near]:
-    rng, rows = random.Random(seed), []  # noqa: S311 - no secret
+    rng, rows = random.Random(seed), []  # noqa: S311 - picks examples, no secret
     for one, nearness in known:
         for label in nearness.near:
             if unknown := {label, *nearness.far} - texts.keys():
@@ -145,7 +145,7 @@ def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: in
 
     wanted = {one.id: {*near.near} for one, near in dev if near.near}
     hard = {key for _, near in dev for key in (*near.near, *near.far)}
-    others = random.Random(seed).sample(sorted(texts), min(OTHERS, len(texts)))  # noqa: S311 - no secret
+    others = random.Random(seed).sample(sorted(texts), min(OTHERS, len(texts)))  # noqa: S311 - draws labels
     queries = {one.id: one.text for one, _ in dev if one.id in wanted}
     if not queries:
         return None
