@@ -79,8 +79,7 @@ def main() -> None:
 def step(size: int, system: str) -> Row:
     """Take one step in a process of its own, so that its memory is its own."""
     command = [sys.executable, __file__, *sys.argv[1:], "--sizes", str(size), "--systems", system, "--here"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
-    row: Row = json.loads(done.stdout)
+    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)  # noqa: S603 - this script
     print(row, file=sys.stderr)
     return row
 
