@@ -644,6 +644,13 @@ def test_a_number_given_twice_counts_once(run: Run, large: Make) -> None:
     assert [label.rank for label in result.labels] == [1, 2]
 
 
+def test_a_listwise_answer_has_no_more_labels_than_the_shortlist(run: Run, large: Make) -> None:
+    model = large(chosen(1))
+    result = run(model, turns=0)
+    answer = model.chat.options[0]["response_format"]["json_schema"]["schema"]
+    assert answer["properties"]["labels"]["maxItems"] == len(result.shortlist)
+
+
 def test_a_listwise_score_is_kept_between_zero_and_one(run: Run, large: Make) -> None:
     kept = {7: 1.0, -3: 0.0, 10**30: 1.0, 0.25: 0.25}
     answer = json.dumps({"labels": [{"number": number, "score": score} for number, score in enumerate(kept, start=1)]})

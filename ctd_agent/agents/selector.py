@@ -233,7 +233,8 @@ def _schema(size: int, reasons: bool) -> dict[str, Any]:
         {"number": {"type": "integer", "enum": list(range(1, size + 1))}, "score": {"type": "number"}}
         | ({"reason": {"type": "string"}} if reasons else {})
     )
-    labels = {"labels": {"type": "array", "items": choice}}
+    # No more than there is to choose from: a small model repeats itself until its tokens are spent.
+    labels = {"labels": {"type": "array", "items": choice, "maxItems": size}}
     return _object({"reasoning": {"type": "string"}} | labels if reasons else labels)
 
 
