@@ -18,8 +18,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from xml.etree.ElementTree import Element, tostring
+
+from comparison import Values, costs, difference, interval, mean_over_seeds, paired, shown
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import load_phases
@@ -30,7 +31,7 @@ from ctd_agent.console import note, progress
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import RANKING, scored
 from ctd_agent.distill.examples import Judgement, Nearness
-from ctd_agent.distill.metrics import Interval, bootstrap, f1, recall
+from ctd_agent.distill.metrics import f1, recall
 from ctd_agent.distill.report_charts import element
 from ctd_agent.distill.supervision import Gates, read_episodes
 from ctd_agent.distill.training.course import Plan
@@ -42,7 +43,7 @@ from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.records import read_records
-from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument, Usage
+from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument
 from ctd_agent.tools.index_cache import cached_index
 
 WAYS = (
@@ -56,7 +57,6 @@ WAYS = (
 )
 METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
 GIVEN = ("nDCG@5, same shortlist", "F1, same shortlist")
-Values = dict[str, float]  # a metric's, by document
 
 
 def main() -> None:
@@ -203,7 +203,8 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
         cells = [difference(rows[one][name], rows[other][name]) for name in names]
         lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
     (options.out / "differences.svg").write_bytes(tostring(forest(rows)))
-    return "\n".join([*lines, "", costs(options)])
+    runs = {way: room(options, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
+    return "\n".join([*lines, "", costs(runs | ({"teacher": options.teacher} if options.teacher else {}))])
 
 
 def forest(rows: dict[str, dict[str, Values]]) -> Element:
@@ -250,44 +251,6 @@ def teachers_f1(options: argparse.Namespace, gold: dict[str, Gold]) -> Values:
     """Return the F1 of the teacher's own choice."""
     done = scored(list(read_records(options.teacher, LabeledDocument)), gold)
     return {one.result.id: f1(one.chosen, one.right) for one in done}
-
-
-def mean_over_seeds(runs: Sequence[Values]) -> Values:
-    """Return the mean over runs for each document that all have."""
-    return {key: fmean(run[key] for run in runs) for key in runs[0] if all(key in run for run in runs)}
-
-
-def interval(numbers: Sequence[float]) -> str:
-    """Return a mean with its interval."""
-    return shown(bootstrap(numbers), "") if numbers else "-"
-
-
-def difference(mine: Values, its: Values) -> str:
-    """Return the mean of paired differences with its interval and their number, as text."""
-    both = mine.keys() & its.keys()
-    return shown(paired(mine, its), "+") + f" n={len(both)}" if both else "-"
-
-
-def paired(mine: Values, its: Values) -> Interval:
-    """Return the mean of paired differences with its interval."""
-    return bootstrap([mine[key] - its[key] for key in mine if key in its])
-
-
-def shown(value: Interval, sign: str) -> str:
-    """Return a figure with its interval in brackets."""
-    mean, low, high = (f"{one:{sign}.3f}" for one in value)
-    return f"{mean} [{low}, {high}]"
-
-
-def costs(options: argparse.Namespace) -> str:
-    """Return what a document cost, by way."""
-    lines = ["| | seconds a document | tokens a document |", "|---|---|---|"]
-    runs = {way: room(options, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
-    for name, run in (runs | ({"teacher": options.teacher} if options.teacher else {})).items():
-        total = [sum(one.usage.values(), Usage()) for one in read_records(run, LabeledDocument)]
-        tokens = fmean(one.prompt_tokens - one.cached_tokens + one.completion_tokens for one in total)
-        lines.append(f"| {name} | {fmean(one.seconds for one in total):.3f} | {tokens:,.0f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
