@@ -11,7 +11,7 @@ from ctd_agent.distill.training.course import Plan, bf16, last_checkpoint, watch
 from ctd_agent.distill.training.rendered import Tokens
 from ctd_agent.errors import UserError
 
-EXAMPLES_A_STEP = 16  # of the optimiser, on however many devices
+EXAMPLES_A_STEP = 8  # of the optimiser, on however many devices
 EPOCHS = 3.0
 LEARNING_RATE = {True: 2e-4, False: 2e-5}  # of adapters, of all weights
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}

@@ -41,7 +41,7 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
     """Train a student on a corpus and write it to the folder `out`; return its card.
 
     `student` is a folder or a name on the Hugging Face Hub. `plan.batch` examples are in a device's memory at
-    once, 16 make a step. With a dev split the best checkpoint on it is kept, and training ends early unless
+    once, 8 make a step. With a dev split the best checkpoint on it is kept, and training ends early unless
     `plan.steps` says how long it is. The same call goes on from the last checkpoint, and returns a student that
     is finished already. Under `accelerate launch` all processes train and the first one writes.
     Raises UserError for a corpus, a student or a folder that does not fit, for a missing extra, and where memory
