@@ -1,4 +1,4 @@
-"""Figures of runs side by side: means over seeds, then over documents, with paired 95% intervals over documents.
+"""Runs side by side: means over seeds, then over documents, with 95% intervals over documents, of differences paired.
 
 10,000 resamples, seed 0.
 """
@@ -12,6 +12,26 @@ from ctd_agent.records import read_records
 from ctd_agent.schema import LabeledDocument, Usage
 
 Values = dict[str, float]  # a metric's, by document
+
+
+GIVEN = ("nDCG@5, same shortlist", "F1, same shortlist")  # of a choice from a shortlist that all are given
+
+
+def room(out: Path, way: str, seed: int) -> Path:
+    """Return the folder of a way's student of one seed."""
+    return out / f"{way.replace(',', '').replace(' ', '-')}-{seed}"
+
+
+def figures(rows: Mapping[str, Mapping[str, Values]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Return every way's metrics, then each pair's differences, the first less the second, as lines of markdown."""
+    names = list(next(iter(rows.values())))
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for way, by_metric in rows.items():
+        lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
+    for one, other in pairs:
+        cells = [difference(rows[one][name], rows[other][name]) for name in names]
+        lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def mean_over_seeds(runs: Sequence[Values]) -> Values:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from comparison import Values, costs, difference, interval, mean_over_seeds, paired, shown
+from comparison import GIVEN, Values, costs, figures, mean_over_seeds, paired, room, shown
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import load_phases
@@ -56,7 +56,6 @@ WAYS = (
     "phases, no gates",
 )
 METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
-GIVEN = ("nDCG@5, same shortlist", "F1, same shortlist")
 
 
 def main() -> None:
@@ -86,7 +85,7 @@ def main() -> None:
 
 def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
     """Make the corpus, train the student and label the test documents, what of it is not done."""
-    folder = room(options, way, seed)
+    folder = room(options.out, way, seed)
     labels = read_labels(options.labels)
     documents = read_documents(options.test)[: options.documents]
     specs = students(options, way, seed, folder, labels)
@@ -108,11 +107,6 @@ def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
     if options.teacher and not (folder / "given.json").exists():
         given = on_the_teachers_shortlists(options, specs[1], labels)
         (folder / "given.json").write_text(json.dumps(given))
-
-
-def room(options: argparse.Namespace, way: str, seed: int) -> Path:
-    """Return the folder of a way's student of one seed."""
-    return Path(options.out / f"{way.replace(',', '').replace(' ', '-')}-{seed}")
 
 
 def students(
@@ -186,25 +180,21 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     names = (*METRICS, *GIVEN)
     rows = {}
     for way in WAYS:
-        runs = [values(room(options, way, seed), gold) for seed in options.seeds]
+        runs = [values(room(options.out, way, seed), gold) for seed in options.seeds]
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in names}
     gates = f"gates at {options.min_recall:g} and {options.min_f1:g}"
     head = f"{options.documents} documents, seeds {options.seeds}, {options.steps} steps, {gates}"
-    lines = [head, "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     if options.teacher:
         ranked = of_run(options.teacher, gold)
         rows["teacher"] = ranked | dict(zip(GIVEN, (ranked["nDCG@5"], teachers_f1(options, gold)), strict=True))
-    for way, by_metric in rows.items():
-        lines.append(f"| {way} | " + " | ".join(interval(list(by_metric[name].values())) for name in names) + " |")
     ours = ("phases", "phases, no gates")
     pairs = [(one, other) for one in ours for other in rows if not other.startswith("phases")]
     pairs += [("phases", "phases, no credit"), ("phases", "phases, no gates")]
-    for one, other in pairs:
-        cells = [difference(rows[one][name], rows[other][name]) for name in names]
-        lines.append(f"| {one} less {other} | " + " | ".join(cells) + " |")
     (options.out / "differences.svg").write_bytes(tostring(forest(rows)))
-    runs = {way: room(options, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
-    return "\n".join([*lines, "", costs(runs | ({"teacher": options.teacher} if options.teacher else {}))])
+    runs = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
+    return "\n".join(
+        [head, "", *figures(rows, pairs), "", costs(runs | ({"teacher": options.teacher} if options.teacher else {}))]
+    )
 
 
 def forest(rows: dict[str, dict[str, Values]]) -> Element:

@@ -5,67 +5,73 @@ else the first that a search for the name finds.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from time import perf_counter
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.models import ChatModel, EngineError
 from ctd_agent.agents.prompts import standard_prompt
 from ctd_agent.agents.sampling import GREEDY
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import DOCUMENT_HITS
-from ctd_agent.graphs.state import found_by, merge, shortlist
-from ctd_agent.schema import ChosenLabel, Document, Exchange, Failure, Label, LabeledDocument, ShortlistEntry
+from ctd_agent.graphs.state import begin, found_by, merge, shortlist
+from ctd_agent.schema import ChosenLabel, Document, Exchange, Failure, Label, LabeledDocument, ShortlistEntry, Usage
 from ctd_agent.tools.label_index import LabelIndex
-from ctd_agent.tools.label_search import LIMIT
+from ctd_agent.tools.label_search import Search
 
 ANSWER_TOKENS = 800
 
 
-class _Whole(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    # A small model that repeats itself is cut, as in the graph.
-    searches: list[Annotated[str, Field(min_length=1, max_length=60)]] = Field(max_length=SEARCHES_A_TURN)
-    labels: list[Annotated[str, Field(min_length=1, max_length=100)]] = Field(max_length=15)
+class _Answer(BaseModel):
+    searches: list[str] = []
+    labels: list[str] = []
 
 
 class Whole:
     """Labels documents by one answer each."""
 
-    def __init__(self, model: ChatModel, labels: Sequence[Label], index: LabelIndex, task: str, size: int) -> None:
-        """Take the model that answers; `size` is the document's own share of the shortlist."""
+    def __init__(self, model: ChatModel, labels: Sequence[Label], index: LabelIndex, task: str, budget: Budget) -> None:
+        """Take the model that answers, and what the graph would be given; of the budget only what bounds texts."""
         self._model = model
         self._by_name = {_key(label.name): label for label in reversed(labels)}
         self._index = index
         self._task = task
-        self._size = size
+        self._budget = budget
 
     def label(self, document: Document) -> LabeledDocument:
-        """Ask once, and look up what is named; without a usable answer what the document's own search found is left."""
-        text = document.text.strip()
-        answer = {"name": "whole", "schema": _Whole.model_json_schema(), "strict": True}
-        options: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": answer}}
-        messages = standard_prompt(text, self._task, reasons=False)
-        exchange = self._model.ask(Exchange(messages=messages, options=GREEDY.options(ANSWER_TOKENS) | options))
-        found, failure = found_by(0, "", self._index.search(text, DOCUMENT_HITS)), None
-        try:
-            said = _Whole.model_validate_json(exchange.replies[-1].content)
-        except ValidationError as error:
-            said = _Whole(searches=[], labels=[])
-            failure = Failure(phase="select", kind="invalid_output", message=str(error))
-        for query in dict.fromkeys(said.searches):
-            found = merge(found, found_by(1, query, self._index.search(query, LIMIT)))
-        named = {label.id: label for name in said.labels if (label := self._named(name))}
+        """Ask once, and look up what is named; where there is no usable answer, what a search for the text finds."""
+        text = begin(document, self._budget.document)["text"]
+        exchange, said, failure = self._ask(text)
+        started = perf_counter()
+        found = found_by(0, "", self._index.search(text, DOCUMENT_HITS))
+        for query in {_key(query): query for query in said.searches if query.strip()}.values():
+            search = Search(query=query)
+            found = merge(found, found_by(1, query, self._index.search(search.query, search.limit)))
+        named = {label.id: label.name for name in said.labels if (label := self._named(name))}
+        chosen = [ChosenLabel(id=key, name=name, rank=at, score=1) for at, (key, name) in enumerate(named.items(), 1)]
         return LabeledDocument(
             id=document.id,
-            labels=[
-                ChosenLabel(id=key, name=one.name, rank=at, score=1) for at, (key, one) in enumerate(named.items(), 1)
+            labels=chosen,
+            shortlist=[
+                ShortlistEntry(c.label.id, c.score, c.found_by) for c in shortlist(found, self._budget.candidates)
             ],
-            shortlist=[ShortlistEntry(c.label.id, c.score, c.found_by) for c in shortlist(found, self._size)],
-            usage={"select": exchange.usage},
+            usage={"search": Usage(seconds=perf_counter() - started), "select": exchange.usage},
             failure=failure,
         )
+
+    def _ask(self, text: str) -> tuple[Exchange, _Answer, Failure | None]:
+        answer = {"name": "whole", "schema": _schema(self._budget.candidates), "strict": True}
+        options: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": answer}}
+        messages = standard_prompt(text, self._task, reasons=False)
+        try:
+            exchange = self._model.ask(Exchange(messages=messages, options=GREEDY.options(ANSWER_TOKENS) | options))
+            return exchange, _Answer.model_validate_json(exchange.replies[-1].content), None
+        except EngineError as error:
+            return error.exchange, _Answer(), Failure(phase="select", kind="engine", message=str(error))
+        except ValidationError as error:
+            return exchange, _Answer(), Failure(phase="select", kind="invalid_output", message=str(error))
 
     def _named(self, name: str) -> Label | None:
         if known := self._by_name.get(_key(name)):
@@ -73,5 +79,19 @@ class Whole:
         return next((hit.label for hit in self._index.search(name, 1)), None)
 
 
-def _key(name: str) -> str:
-    return " ".join(name.casefold().split())
+def _key(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _schema(candidates: int) -> dict[str, Any]:
+    """Return the answer's form, bounded as the graph's answers are: a small model that repeats itself is cut."""
+    bounds = {"searches": (SEARCHES_A_TURN, 60), "labels": (candidates + candidates // 2, 100)}
+    return {
+        "type": "object",
+        "properties": {
+            name: {"type": "array", "maxItems": many, "items": {"type": "string", "minLength": 1, "maxLength": long}}
+            for name, (many, long) in bounds.items()
+        },
+        "required": list(bounds),
+        "additionalProperties": False,
+    }

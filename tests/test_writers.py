@@ -194,7 +194,7 @@ FEW = Plan(target="select", steps=4, learning_rate=2e-3)
 
 @pytest.fixture(scope="module")
 def cheap() -> Iterator[None]:
-    """An example a step: a step of sixteen takes a minute on one core."""
+    """An example a step: a step of eight takes a minute on one core."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "EXAMPLES_A_STEP", 1)
         yield
