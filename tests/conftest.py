@@ -117,7 +117,7 @@ def small() -> Callable[..., ChatModel]:
 
     def make(*queue: Any, otherwise: Answer | None = None) -> ChatModel:
         chat = ScriptedModel(queue=list(queue), otherwise=otherwise or likes())
-        return ChatModel("scripted:small", chat, native_tools=False, listwise=False, slots=1)
+        return ChatModel("scripted:small", chat, native_tools=False, searches=False, listwise=False, slots=1)
 
     return make
 

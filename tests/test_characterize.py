@@ -187,7 +187,11 @@ def test_a_listwise_selector_is_asked_without_reasoning_too(index: LabelIndex, l
 
 def test_a_second_selector_is_swapped_in(index: LabelIndex, small: Make, tmp_path: Path):
     other = ChatModel(
-        "scripted:other", ScriptedModel(otherwise=finance("Inflation")), native_tools=False, listwise=False
+        "scripted:other",
+        ScriptedModel(otherwise=finance("Inflation")),
+        native_tools=False,
+        searches=False,
+        listwise=False,
     )
     first = small(otherwise=finance("Football"))
     made = Study(index, [first], [first, other], task="topics", budget=Budget(turns=1, candidates=2))

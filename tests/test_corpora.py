@@ -369,7 +369,7 @@ def test_the_card_says_what_it_was_made_from(made: Callable[..., Row]) -> None:
         "teachers": ["scripted:teacher"], "task": "topics of news", "catalogue": "c", "labels": 26, "gold": True,
         "teacher_prompts": {"shortlist": "shortlist-1", "select": "listwise-1"}, "licence": "cc-by-4.0",
         "student_prompts": {"shortlist": "shortlist-1", "select": "listwise-1", "standard": "standard-1"},
-        "form": {"native": True, "reasons": True, "credit": True, "seed": 7}, "coverage": 3 / 26,
+        "form": {"native": True, "reasons": True, "candidates": 50, "credit": True, "seed": 7}, "coverage": 3 / 26,
     }  # fmt: skip
     assert {name: card[name] for name in expected} == expected
     assert all(one["tokens"] > 100 for one in card["corpora"].values())

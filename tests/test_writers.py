@@ -110,7 +110,7 @@ def tokenizer(smollm2: Path) -> Any:
 
 
 STUDENT = Student(
-    kind="writer", base="base", target="both", teachers=["t"], task=TASK, catalogue="c", seed=0, native_tools=False
+    kind="writer", base="base", target="both", teachers=["t"], task=TASK, catalogue="c", seed=0, candidates=7
 )
 
 
@@ -128,6 +128,11 @@ def test_a_students_card_says_how_it_is_asked(tmp_path: Path, monkeypatch: pytes
     write_student(tmp_path, STUDENT)
     for model in map(load_model, engines):
         assert (model.native_tools, model.listwise, model.reasons) == (False, True, False)
+        assert Budget.fitting(model, model) == Budget(candidates=7)  # it is asked for searches, and shown seven
+    write_student(tmp_path, STUDENT.model_copy(update={"target": "select"}))
+    for model in map(load_model, engines):
+        assert Budget.fitting(model, model) == Budget(turns=0, candidates=7)
+        assert Budget.fitting(model, model, turns=1, candidates=9) == Budget(turns=1, candidates=9)
     write_student(tmp_path, STUDENT.model_copy(update={"native_tools": True, "reasons": True}))
     for model in map(load_model, engines):
         assert (model.native_tools, model.listwise, model.reasons) == (True, True, True)
@@ -189,7 +194,7 @@ def test_its_tokens_are_those_that_trl_makes_of_the_rows(
 # It is trained, from where it was cut, and both engines' files are there.
 
 
-FEW = Plan(target="select", steps=4, learning_rate=2e-3)
+FEW = Plan(steps=4, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +213,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
     pytest.importorskip("trl")
     from transformers import AutoConfig, AutoTokenizer
 
-    made, out = corpus(asked(native=False), dev=0.125), tmp_path / "student"
+    made, out = corpus(asked(native=False), dev=0.125, turns=0), tmp_path / "student"
 
     monkeypatch.setattr(tuning, "watch", cut_after(2, tuning.watch))
     with pytest.raises(KeyboardInterrupt):
@@ -223,7 +228,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
     assert dev[-1] < dev[0]
     assert (out / "loss.svg").read_text().startswith("<svg")
     assert read_student(out) == student
-    assert student.kind == "writer"
+    assert (student.kind, student.target) == ("writer", "select")  # its teacher made no searches to learn
     assert not (out / "checkpoints").exists()
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(smollm2).chat_template
@@ -248,7 +253,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
 
     assert train_writer(made, str(smollm2), out, FEW) == student  # nothing is left to do
     with pytest.raises(UserError, match=r"another \(plan\); name another folder"):
-        train_writer(made, str(smollm2), out, Plan(target="select", steps=5))
+        train_writer(made, str(smollm2), out, Plan(steps=5))
 
 
 def cut_after(step: int, watch: Callable[..., Any]) -> Callable[..., Any]:

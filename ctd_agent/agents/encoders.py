@@ -28,6 +28,8 @@ class Encoder:
     student: Student
     folder: Path
     native_tools: bool = False
+    searches: bool = False
+    candidates: int | None = None
     listwise: bool = True  # it scores a whole shortlist at once
     reasons: bool = False
     slots: int = 1

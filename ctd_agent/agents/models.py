@@ -58,7 +58,9 @@ class ChatModel:
     """A LangChain chat model, with what the two phases must know of its strength.
 
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
+    `searches`: its searches are worth their turns; else it is given none unless asked to.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
+    `candidates`: how many it was taught to choose from, if it was.
     `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice.
     `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
     OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
@@ -68,7 +70,9 @@ class ChatModel:
     spec: str
     chat: BaseChatModel
     native_tools: bool = True
+    searches: bool = True
     listwise: bool = True
+    candidates: int | None = None
     reasons: bool = True
     slots: int = 8
     constrained: bool = True
@@ -202,7 +206,7 @@ def _llama(spec: str, weights: Path) -> ChatModel:
 
     # Our own process: never by way of a proxy.
     chat = openai_chat(weights.stem, llama_server(weights), http_client=DefaultHttpxClient(trust_env=False))
-    model = ChatModel(spec, chat, native_tools=False, listwise=False, slots=1, thinking=_llama_thinking)
+    model = ChatModel(spec, chat, native_tools=False, searches=False, listwise=False, slots=1, thinking=_llama_thinking)
     return _as_taught(model, weights.parent)
 
 
@@ -214,7 +218,13 @@ def _vllm(spec: str, model: str) -> ChatModel:
     thinking = _vllm_thinking if server.reasoning else _template_thinking
     patience = Patience(server.revive)
     made = ChatModel(
-        spec, chat, native_tools=bool(server.tools), slots=VLLM_SLOTS, thinking=thinking, patience=patience
+        spec,
+        chat,
+        native_tools=bool(server.tools),
+        searches=bool(server.tools),
+        slots=VLLM_SLOTS,
+        thinking=thinking,
+        patience=patience,
     )
     return _as_taught(made, Path(model))
 
@@ -224,7 +234,14 @@ def _as_taught(model: ChatModel, folder: Path) -> ChatModel:
     student = read_student(folder)
     if student is None or student.kind != "writer":
         return model
-    return replace(model, native_tools=student.native_tools, listwise=True, reasons=student.reasons)
+    return replace(
+        model,
+        native_tools=student.native_tools,
+        searches=student.target in ("both", "shortlist"),
+        listwise=True,
+        candidates=student.candidates,
+        reasons=student.reasons,
+    )
 
 
 # What a thinking budget is called; with 0 none is wanted.

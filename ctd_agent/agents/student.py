@@ -16,8 +16,9 @@ class Student(Record):
     """A student's card.
 
     A `writer` is a language model; it makes tool calls if `native_tools`, and gives reasons before its choice if
-    `reasons`. A `bi-encoder` goes by nearness to labels, to shortlist or to select; a `cross-encoder` scores a document
-    with a candidate; as selector either chooses those whose score is above `threshold`.
+    `reasons`; to the shortlists that it learned from, the document's own search brought up to `candidates`. A
+    `bi-encoder` goes by nearness to labels, to shortlist or to select; a `cross-encoder` scores a document with a
+    candidate; as selector either chooses those whose score is above `threshold`.
     """
 
     kind: Kind
@@ -29,6 +30,7 @@ class Student(Record):
     seed: int
     native_tools: bool = False
     reasons: bool = False
+    candidates: int | None = None
     threshold: float = 0.5
 
 

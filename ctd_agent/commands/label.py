@@ -79,10 +79,10 @@ def label(
     ] = None,
     embedder: Embedder = None,
     candidates: Annotated[
-        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 for a small selector.")
+        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 if small; a student's own.")
     ] = None,
     turns: Annotated[
-        int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; none for a small shortlister.")
+        int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; 0 if small and not taught to search.")
     ] = None,
     searches: Annotated[int | None, typer.Option(min=0, help="Model searches in phase 1. Default: 16.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a document may cost. Default: 50,000.")] = None,

@@ -132,7 +132,8 @@ def _form(lessons: Sequence[Lesson], recipe: Recipe) -> Form:
     episodes = [episode for one in lessons for episode in (one.shortlist, one.select, one.standard) if episode]
     native = any(episode.native for episode in episodes) if recipe.tool_calls is None else recipe.tool_calls
     reasons = recipe.reasoning and any(episode.reasoning for episode in episodes)
-    return Form(native=native, reasons=reasons, credit=recipe.gates.credit, seed=recipe.seed)
+    candidates = max(int(episode.run.budget["candidates"]) for episode in episodes)
+    return Form(native=native, reasons=reasons, candidates=candidates, credit=recipe.gates.credit, seed=recipe.seed)
 
 
 def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Lesson], int, int]:

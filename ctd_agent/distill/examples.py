@@ -28,12 +28,13 @@ TOOLS = [convert_to_openai_tool(search_labels_tool(cast(Searchable, None)))]
 class Form(Record):
     """How the students of a corpus are asked, and answer.
 
-    `native`: searches are tool calls, else JSON; `reasons`: the choice comes after its reasons; `credit` is
-    that of the gates; `seed` shuffles the candidates.
+    `native`: searches are tool calls, else JSON; `reasons`: the choice comes after its reasons; `candidates` are those
+    of the document's own search on a shortlist, at most; `credit` is that of the gates; `seed` shuffles the candidates.
     """
 
     native: bool
     reasons: bool
+    candidates: int
     credit: bool
     seed: int
 

@@ -36,8 +36,9 @@ class Budget:
         """Return the budget that pays for these models, but for what is asked for and not None.
 
         Searches of a small model found no more than the document's own, and a question a candidate
-        is dear (docs/results.md).
+        is dear (docs/results.md). A student is asked as it was taught.
         """
-        small: dict[str, Any] = {} if shortlister.native_tools else {"turns": 0}
-        small |= {} if selector.listwise else {"candidates": POINTWISE_CANDIDATES}
-        return cls(**small | {name: number for name, number in asked.items() if number is not None})
+        fitting: dict[str, Any] = {} if shortlister.searches else {"turns": 0}
+        if few := selector.candidates if selector.listwise else POINTWISE_CANDIDATES:
+            fitting["candidates"] = few
+        return cls(**fitting | {name: number for name, number in asked.items() if number is not None})

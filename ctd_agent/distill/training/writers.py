@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.student import Student, write_student
+from ctd_agent.agents.student import Student, Target, write_student
 from ctd_agent.console import note
 from ctd_agent.distill.card import Card
 from ctd_agent.distill.training.course import (
@@ -63,8 +63,8 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
         if not examples:
             raise UserError(f"{corpus}: every example is longer than {student} can read; name another student")
         trainer = tuned(model, tokenizer, examples, held_out, out, plan)
-    form = {"native_tools": card.form.native, "reasons": card.form.reasons}
-    made = Course(corpus, card, student, out, plan).student("writer", plan.target, **form)
+    form = {"native_tools": card.form.native, "reasons": card.form.reasons, "candidates": card.form.candidates}
+    made = Course(corpus, card, student, out, plan).student("writer", _learned(card, plan), **form)
     if first_process():
         _finish(out, made, trainer, tokenizer, plan)
     return made
@@ -83,6 +83,12 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
     if missing and first_process():
         note(f"{corpus}: it has no training examples of {' or '.join(missing)}, so the rest is learned")
     return rows, dev
+
+
+def _learned(card: Card, plan: Plan) -> Target:
+    """Return what there is to learn: of both phases perhaps only one."""
+    there = [name for name in TARGETS[plan.target] if card.corpora[name].train]
+    return next((target for target, names in TARGETS.items() if list(names) == there), plan.target)
 
 
 def _fitting(examples: Sequence[Tokens], model: Any, what: str) -> list[Tokens]:
@@ -128,7 +134,7 @@ tags: [ctd-agent, trl, sft]
 # A student of ctd-agent
 
 {student.base}, trained to do what {", ".join(student.teachers)} did well: find {student.task}, from the catalogue
-with fingerprint `{student.catalogue}`. It learned {" and ".join(TARGETS[plan.target])} ({how}; seed {plan.seed}).
+with fingerprint `{student.catalogue}`. It learned {" and ".join(TARGETS[student.target])} ({how}; seed {plan.seed}).
 
 {reached}
 
