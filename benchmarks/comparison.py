@@ -3,11 +3,13 @@
 10,000 resamples, seed 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from xml.etree.ElementTree import tostring
 
 from ctd_agent.distill.metrics import Interval, bootstrap
+from ctd_agent.distill.report_charts import element
 from ctd_agent.records import read_records
 from ctd_agent.schema import LabeledDocument, Usage
 
@@ -59,6 +61,25 @@ def shown(value: Interval, sign: str) -> str:
     """Return a figure with its interval in brackets."""
     mean, low, high = (f"{one:{sign}.3f}" for one in value)
     return f"{mean} [{low}, {high}]"
+
+
+def forest(rows: Mapping[str, Mapping[str, Values]], metrics: Iterable[str], pairs: Sequence[tuple[str, str]]) -> bytes:
+    """Draw what the first of each pair has more than the second, as SVG: a line an interval, a disc its middle."""
+    spans = {
+        f"{name}: {one} less {other}": paired(rows[one][name], rows[other][name])
+        for name in metrics
+        for one, other in pairs
+    }
+    reach, parts = max(abs(end) for span in spans.values() for end in span), []
+    for row, (name, span) in enumerate(spans.items()):
+        y, (middle, low, high) = f"{24 + 22 * row}", (f"{430 + 150 * end / reach:.1f}" for end in span)
+        parts.append(element("text", name, x="270", y=y, dy="4", text_anchor="end"))
+        parts.append(element("line", x1=low, x2=high, y1=y, y2=y, stroke="#4269d0", stroke_width="2"))
+        parts.append(element("circle", cx=middle, cy=y, r="4", fill="#4269d0"))
+        parts.append(element("text", shown(span, "+"), x="590", y=y, dy="4"))
+    parts.append(element("line", x1="430", x2="430", y1="10", y2=f"{22 * len(spans) + 14}", stroke="#888"))
+    box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 760 {22 * len(spans) + 24}", "font-size": "11"}
+    return tostring(element("svg", *parts, **box, style="background:#fff", font_family="sans-serif", role="img"))
 
 
 def costs(runs: Mapping[str, Path]) -> str:

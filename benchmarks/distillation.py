@@ -18,9 +18,8 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
 
-from comparison import GIVEN, Values, costs, figures, mean_over_seeds, paired, room, shown
+from comparison import GIVEN, Values, costs, figures, forest, mean_over_seeds, room
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import load_phases
@@ -32,7 +31,6 @@ from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.evaluation import RANKING, scored
 from ctd_agent.distill.examples import Judgement, Nearness
 from ctd_agent.distill.metrics import f1, recall
-from ctd_agent.distill.report_charts import element
 from ctd_agent.distill.supervision import Gates, read_episodes
 from ctd_agent.distill.training.course import Plan
 from ctd_agent.distill.training.students import train
@@ -190,31 +188,11 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     ours = ("phases", "phases, no gates")
     pairs = [(one, other) for one in ours for other in rows if not other.startswith("phases")]
     pairs += [("phases", "phases, no credit"), ("phases", "phases, no gates")]
-    (options.out / "differences.svg").write_bytes(tostring(forest(rows)))
+    drawn = [("phases", "standard"), ("phases, no gates", "standard, no gates")]
+    (options.out / "differences.svg").write_bytes(forest(rows, METRICS, drawn))
     runs = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
-    return "\n".join(
-        [head, "", *figures(rows, pairs), "", costs(runs | ({"teacher": options.teacher} if options.teacher else {}))]
-    )
-
-
-def forest(rows: dict[str, dict[str, Values]]) -> Element:
-    """Draw what phases have more than standard, gated and not: a line an interval, a disc its middle."""
-    pairs = (("phases", "standard"), ("phases, no gates", "standard, no gates"))
-    spans = {
-        f"{name}: {one} less {other}": paired(rows[one][name], rows[other][name])
-        for name in METRICS
-        for one, other in pairs
-    }
-    reach, parts = max(abs(end) for span in spans.values() for end in span), []
-    for row, (name, span) in enumerate(spans.items()):
-        y, (middle, low, high) = f"{24 + 22 * row}", (f"{430 + 150 * end / reach:.1f}" for end in span)
-        parts.append(element("text", name, x="270", y=y, dy="4", text_anchor="end"))
-        parts.append(element("line", x1=low, x2=high, y1=y, y2=y, stroke="#4269d0", stroke_width="2"))
-        parts.append(element("circle", cx=middle, cy=y, r="4", fill="#4269d0"))
-        parts.append(element("text", shown(span, "+"), x="590", y=y, dy="4"))
-    parts.append(element("line", x1="430", x2="430", y1="10", y2=f"{22 * len(spans) + 14}", stroke="#888"))
-    box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 760 {22 * len(spans) + 24}", "font-size": "11"}
-    return element("svg", *parts, **box, style="background:#fff", font_family="sans-serif", role="img")
+    runs |= {"teacher": options.teacher} if options.teacher else {}
+    return "\n".join([head, "", *figures(rows, pairs), "", costs(runs)])
 
 
 def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from comparison import GIVEN, Values, costs, figures, mean_over_seeds, room
+from comparison import GIVEN, Values, costs, figures, forest, mean_over_seeds, room
 from whole import Whole
 
 from ctd_agent.agents.models import ChatModel, EngineError, load_model
@@ -243,6 +243,8 @@ def table(options: argparse.Namespace, gold: Mapping[str, Gold], given: Mapping[
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in runs[0]}
     head = f"seeds {options.seeds}, {options.tokens:,} tokens, learning rate {options.learning_rate:g}"
     pairs = [("phases", other) for other in rows if "phases" in rows and other != "phases"]
+    if pairs:
+        (options.out / "differences.svg").write_bytes(forest(rows, rows["phases"], pairs))
     runs = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in options.ways}
     return "\n".join([head, "", *figures(rows, pairs), "", f"Of seed {options.seeds[0]}:", "", costs(runs)])
 
