@@ -140,9 +140,8 @@ def selected(out: str = "out") -> dict[str, str]:
     """What students learn to choose, by document, as letters."""
     learned = {}
     for row in rows("select", out=out):
-        shown = candidates_shown(row["prompt"])
-        numbers = [label["number"] for label in json.loads(row["completion"][0]["content"])["labels"]]
-        learned[text(row)] = "".join(shown[number - 1].removeprefix("Label ") for number in numbers)
+        names = [label["label"] for label in json.loads(row["completion"][0]["content"])["labels"]]
+        learned[text(row)] = "".join(name.removeprefix("Label ") for name in names)
     return learned
 
 
@@ -276,7 +275,7 @@ def test_filter_labels_count_neither_way(made: Callable[..., Row]) -> None:
     assert {pair["label"] for pair in row["select"]} == {"a", "b"}  # about c the teacher was wrong
 
 
-def test_candidates_are_numbered_in_an_order_shuffled_by_seed(made: Callable[..., Row]) -> None:
+def test_candidates_are_listed_in_an_order_shuffled_by_seed(made: Callable[..., Row]) -> None:
     letters = "abcdefghijklmnop"
     teach("1.log", {name: Case(letters, "a") for name in ("one", "two")})
     made()
@@ -368,7 +367,7 @@ def test_the_card_says_what_it_was_made_from(made: Callable[..., Row]) -> None:
     expected = {
         "teachers": ["scripted:teacher"], "task": "topics of news", "catalogue": "c", "labels": 26, "gold": True,
         "teacher_prompts": {"shortlist": "shortlist-1", "select": "listwise-1"}, "licence": "cc-by-4.0",
-        "student_prompts": {"shortlist": "shortlist-1", "select": "listwise-1", "standard": "standard-1"},
+        "student_prompts": {"shortlist": "shortlist-1", "select": "naming-1", "standard": "standard-1"},
         "form": {"native": True, "reasons": True, "candidates": 50, "credit": True, "seed": 7}, "coverage": 3 / 26,
     }  # fmt: skip
     assert {name: card[name] for name in expected} == expected

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -636,6 +637,16 @@ def test_a_number_off_the_list_is_no_label(run: Run, large: Make) -> None:
         assert failure(run(large(chosen(number)), turns=0)) == ("select", "invalid_output")
     result = run(large(chosen(*wrong, 2)), turns=0)
     assert ids(result) == [result.shortlist[1].id]
+
+
+def test_a_student_chooses_by_name_and_can_name_none_that_is_not_there(run: Run, large: Make) -> None:
+    names = ["Inflation", "Interest", "Inflation", "Interest rates"]
+    model = large(json.dumps({"labels": [{"label": name, "score": 0.5} for name in names]}))
+    result = run(replace(model, names=True), turns=0)
+    assert [(label.name, label.rank) for label in result.labels] == [("Inflation", 1), ("Interest rates", 2)]
+    answer = model.chat.options[0]["response_format"]["json_schema"]["schema"]["properties"]["labels"]["items"]
+    assert len(answer["properties"]["label"]["enum"]) == len(result.shortlist)
+    assert {"Inflation", "Interest rates"} <= {*answer["properties"]["label"]["enum"]}
 
 
 def test_a_number_given_twice_counts_once(run: Run, large: Make) -> None:

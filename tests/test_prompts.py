@@ -45,6 +45,7 @@ def prompts_of(text: str, label: Label) -> dict[str, list[Message]]:
         "search, native": search_prompt(text, "topics", label.name, 8, native=True),
         "search, by schema": search_prompt(text, "topics", label.name, 8, native=False),
         "listwise": listwise_prompt(text, "topics", [candidate, candidate]),
+        "naming": listwise_prompt(text, "topics", [candidate, candidate], names=True),
         "pointwise": [*head, {**last, "content": last["content"] + described(label)}],
     }
 

@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,8 +67,10 @@ def asked(native: bool, reasons: bool = False) -> ChatModel:
     """A model that searches once, chooses the first candidate, and keeps what it was sent."""
 
     def answer(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage | str:
-        if options.get("response_format", {}).get("json_schema", {}).get("name") == "selection":
-            labels = [{"number": 1, "score": 0.9} | ({"reason": "it fits"} if reasons else {})]
+        answer = options.get("response_format", {}).get("json_schema", {})
+        if answer.get("name") == "selection":
+            which, first = next(iter(answer["schema"]["properties"]["labels"]["items"]["properties"].items()))
+            labels = [{which: first["enum"][0], "score": 0.9} | ({"reason": "it fits"} if reasons else {})]
             return json.dumps(({"reasoning": "The first fits."} if reasons else {}) | {"labels": labels})
         if not native:
             return searches("house prices", done=True)
@@ -127,7 +130,7 @@ def test_a_students_card_says_how_it_is_asked(tmp_path: Path, monkeypatch: pytes
     ]
     write_student(tmp_path, STUDENT)
     for model in map(load_model, engines):
-        assert (model.native_tools, model.listwise, model.reasons) == (False, True, False)
+        assert (model.native_tools, model.listwise, model.reasons, model.names) == (False, True, False, True)
         assert Budget.fitting(model, model) == Budget(candidates=7)  # it is asked for searches, and shown seven
     write_student(tmp_path, STUDENT.model_copy(update={"target": "select"}))
     for model in map(load_model, engines):
@@ -147,7 +150,7 @@ def test_it_learns_from_the_very_prompts_that_the_graph_sends_it(
     if native:
         tokenizer.chat_template = WITH_TOOLS
     made = corpus(asked(native, reasons), dev=0)
-    student = asked(native, reasons)
+    student = replace(asked(native, reasons), names=True)
     graph = build_graph(student, student, index, task=TASK, budget=BUDGET)
     for document in DOCUMENTS:
         graph.invoke({"document": document})

@@ -61,7 +61,8 @@ class ChatModel:
     `searches`: its searches are worth their turns; else it is given none unless asked to.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
     `candidates`: how many it was taught to choose from, if it was.
-    `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice.
+    `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice. `names`: it chooses labels
+    by their names, not by their numbers.
     `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
     OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
     where it cannot be told. `patience` is what is known of the engine's failures.
@@ -74,6 +75,7 @@ class ChatModel:
     listwise: bool = True
     candidates: int | None = None
     reasons: bool = True
+    names: bool = False
     slots: int = 8
     constrained: bool = True
     thinking: Callable[[int], dict[str, Any]] | None = None
@@ -241,6 +243,7 @@ def _as_taught(model: ChatModel, folder: Path) -> ChatModel:
         listwise=True,
         candidates=student.candidates,
         reasons=student.reasons,
+        names=True,
     )
 
 

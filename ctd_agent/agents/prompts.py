@@ -15,6 +15,8 @@ VERSIONS = {
     "shortlist": "shortlist-1",
     "listwise": "listwise-1",
     "listwise-direct": "listwise-direct-1",
+    "naming": "naming-1",
+    "naming-direct": "naming-direct-1",
     "pointwise": "pointwise-1",
     "scoring": "scoring-1",
     "standard": "standard-1",
@@ -51,8 +53,12 @@ def defused(text: str) -> str:
 def described(label: Label) -> str:
     """Return a label as the selector reads it, on one line: its name, and its description's beginning."""
     description = " ".join(label.description.split())[:DESCRIPTION]
-    name = " ".join(label.name.split())
-    return defused(f"{name} ({description})" if description else name)
+    return defused(f"{named(label)} ({description})") if description else named(label)
+
+
+def named(label: Label) -> str:
+    """Return a label's name on one line, as a student answers with it."""
+    return defused(" ".join(label.name.split()))
 
 
 def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool) -> list[Message]:
@@ -90,16 +96,22 @@ def pointwise_prompt(text: str, task: str) -> list[Message]:
     ]
 
 
-def listwise_prompt(text: str, task: str, shortlist: Sequence[Candidate], reasons: bool = True) -> list[Message]:
-    """Return the document, the numbered shortlist, and the form of the answer, reasons before the choice or none."""
+def listwise_prompt(
+    text: str, task: str, shortlist: Sequence[Candidate], *, reasons: bool = True, names: bool = False
+) -> list[Message]:
+    """Return the document, the numbered shortlist, and the form of the answer.
+
+    `reasons`: they come before the choice; `names`: labels are named, and not chosen by their numbers.
+    """
+    which = '"label": "..."' if names else '"number": 1'
     numbered = "\n".join(f"{number}. {described(c.label)}" for number, c in enumerate(shortlist, start=1))
     how = (
         "Reason briefly about which of them apply and which only look as if they did. Then choose those that "
         "apply, best first; choose none if none does. Answer in JSON: "
-        '{"reasoning": "...", "labels": [{"number": 1, "score": 0.0 to 1.0, "reason": "..."}, ...]}'
+        f'{{"reasoning": "...", "labels": [{{{which}, "score": 0.0 to 1.0, "reason": "..."}}, ...]}}'
         if reasons
         else "Choose those that apply, best first; choose none if none does. Answer in JSON: "
-        '{"labels": [{"number": 1, "score": 0.0 to 1.0}, ...]}'
+        f'{{"labels": [{{{which}, "score": 0.0 to 1.0}}, ...]}}'
     )
     return [
         {"role": "system", "content": SYSTEM},

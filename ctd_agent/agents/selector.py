@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import ChatModel, Model
-from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, pointwise_prompt
+from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, named, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
 
@@ -55,7 +55,8 @@ def load_selector(model: Model, task: str, sampling: Sampling) -> Selector:
 class _Choice(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    number: int
+    number: int = 0
+    label: str = ""
     score: float = Field(default=1.0, allow_inf_nan=False)
     reason: str = ""
 
@@ -68,36 +69,47 @@ class _Choices(BaseModel):
 
 
 class Listwise:
-    """The model sees the numbered shortlist, reasons (unless told not to), and chooses under a JSON schema."""
+    """The model sees the numbered shortlist, reasons (unless told not to), and chooses under a JSON schema.
+
+    It gives numbers, or, as students do, names: to bind a number to what it stands for is what small models learn
+    last (docs/distillation.md).
+    """
 
     def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
         self.model = model
-        self.prompt = VERSIONS["listwise" if model.reasons else "listwise-direct"]
+        form = "naming" if model.names else "listwise"
+        self.prompt = VERSIONS[form if model.reasons else f"{form}-direct"]
         self._task = task
         self._sampling = sampling
 
     def ask(self, text: str, shortlist: Sequence[Candidate], within: Within) -> Exchange:
         """Ask once about the whole shortlist."""
-        schema = {"name": "selection", "schema": _schema(len(shortlist), self.model.reasons), "strict": True}
+        model = self.model
+        schema = {"name": "selection", "schema": _schema(shortlist, model.reasons, model.names), "strict": True}
         answer = {"type": "json_schema", "json_schema": schema}
         options = self._sampling.options(ANSWER_TOKENS) | {"response_format": answer}
-        messages = listwise_prompt(text, self._task, shortlist, self.model.reasons)
+        messages = listwise_prompt(text, self._task, shortlist, reasons=model.reasons, names=model.names)
         return self.model.ask(Exchange(messages=messages, options=options), within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
-        """Keep each number on the shortlist once, best first; a number off it is dropped."""
+        """Keep each label on the shortlist once, best first; what is off it is dropped."""
         content = exchange.replies[-1].content
         try:
             choices = _Choices.model_validate_json(unfenced(content))
         except ValidationError as error:
             raise UnusableSelectionError(f"no selection in the model's answer: {content[:80]!r}") from error
-        valid = {c.number: c for c in reversed(choices.labels) if 1 <= c.number <= len(shortlist)}
+        valid: dict[int, _Choice] = {}
+        # Of candidates with one name the best is meant.
+        numbers = {named(candidate.label): at for at, candidate in reversed([*enumerate(shortlist, start=1)])}
+        for choice in choices.labels:
+            number = numbers.get(choice.label, 0) if self.model.names else choice.number
+            if 1 <= number <= len(shortlist):
+                valid.setdefault(number, choice)
         if choices.labels and not valid:
-            raise UnusableSelectionError(f"every chosen number is off the shortlist of {len(shortlist)}")
-        order = dict.fromkeys(c.number for c in choices.labels if c.number in valid)
+            raise UnusableSelectionError(f"every chosen label is off the shortlist of {len(shortlist)}")
         labels = [
-            _chosen(shortlist[number - 1], rank, min(1.0, max(0.0, valid[number].score)), valid[number].reason)
-            for rank, number in enumerate(order, start=1)
+            _chosen(shortlist[number - 1], rank, min(1.0, max(0.0, choice.score)), choice.reason)
+            for rank, (number, choice) in enumerate(valid.items(), start=1)
         ]
         return Selection(labels=labels, scores={label.id: label.score for label in labels})
 
@@ -228,11 +240,12 @@ def _chosen(candidate: Candidate, rank: int, score: float, reason: str = "") -> 
     return ChosenLabel(id=candidate.label.id, name=candidate.label.name, rank=rank, score=score, reason=reason)
 
 
-def _schema(size: int, reasons: bool) -> dict[str, Any]:
-    choice = _object(
-        {"number": {"type": "integer", "enum": list(range(1, size + 1))}, "score": {"type": "number"}}
-        | ({"reason": {"type": "string"}} if reasons else {})
-    )
+def _schema(shortlist: Sequence[Candidate], reasons: bool, names: bool) -> dict[str, Any]:
+    size = len(shortlist)
+    which: dict[str, Any] = {"number": {"type": "integer", "enum": list(range(1, size + 1))}}
+    if names:
+        which = {"label": {"type": "string", "enum": list(dict.fromkeys(named(one.label) for one in shortlist))}}
+    choice = _object(which | {"score": {"type": "number"}} | ({"reason": {"type": "string"}} if reasons else {}))
     # No more than there is to choose from: a small model repeats itself until its tokens are spent.
     labels = {"labels": {"type": "array", "items": choice, "maxItems": size}}
     return _object({"reasoning": {"type": "string"}} | labels if reasons else labels)

@@ -112,7 +112,7 @@ def _check_new(out: Path) -> None:
 
 _PROMPTS = {
     reasons: {"shortlist": "shortlist", "select": select, "standard": "standard"}
-    for reasons, select in ((True, "listwise"), (False, "listwise-direct"))
+    for reasons, select in ((True, "naming"), (False, "naming-direct"))
 }
 
 

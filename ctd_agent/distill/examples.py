@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from ctd_agent.agents.prompts import Message, listwise_prompt, search_prompt, standard_prompt
+from ctd_agent.agents.prompts import Message, listwise_prompt, named, search_prompt, standard_prompt
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN, result_message, turn_message
 from ctd_agent.distill.supervision import Episode, Lesson, worth_choosing, worth_making
 from ctd_agent.graphs.labeling import SHOWN
@@ -150,15 +150,16 @@ def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Messa
     # Reasons that cite a candidate by its number hold in the order that they were written in, and in no other.
     if not (form.reasons and _cites_numbers(episode)):
         random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - an order
-    number = {candidate.label.id: place for place, candidate in enumerate(listed, start=1)}
+    names = {candidate.label.id: named(candidate.label) for candidate in listed}
     chosen = {label.id: label for label in episode.choice.labels} if episode.choice else {}
     labels: list[dict[str, Any]] = [
-        {"number": number[key], "score": round(chosen[key].score, 2)}
+        {"label": names[key], "score": round(chosen[key].score, 2)}
         | ({"reason": chosen[key].reason} if form.reasons else {})
         for key in worth_choosing(episode, right, form.credit)
     ]
     answer = ({"reasoning": episode.reasoning} if form.reasons else {}) | {"labels": labels}
-    prompt = listwise_prompt(episode.text, episode.run.task, [_as_shown(episode, c) for c in listed], form.reasons)
+    shown = [_as_shown(episode, candidate) for candidate in listed]
+    prompt = listwise_prompt(episode.text, episode.run.task, shown, reasons=form.reasons, names=True)
     return [*prompt, turn_message(json.dumps(answer, ensure_ascii=False))]
 
 
