@@ -117,8 +117,8 @@ def students(
     corpus = folder / "corpus"
     if not corpus.exists():
         gold, gated = read_gold(options.train), way in ("standard", "phases", "phases, no credit")
-        minimum = (options.min_recall, options.min_f1) if gated else (0, 0)
-        gates = Gates(*minimum, credit=way != "phases, no credit")
+        least = (options.min_recall, options.min_f1) if gated else (0, 0)
+        gates = Gates(recall=least[0], f1=least[1], credit=way != "phases, no credit")
         make_corpus(options.log, gold, Recipe(gates=gates, seed=0), corpus)
         if way == "standard, credit":
             take_out_what_is_wrong(corpus, gold)
@@ -190,9 +190,9 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
     pairs += [("phases", "phases, no credit"), ("phases", "phases, no gates")]
     drawn = [("phases", "standard"), ("phases, no gates", "standard, no gates")]
     (options.out / "differences.svg").write_bytes(forest(rows, METRICS, drawn))
-    runs = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
-    runs |= {"teacher": options.teacher} if options.teacher else {}
-    return "\n".join([head, "", *figures(rows, pairs), "", costs(runs)])
+    results = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
+    results |= {"teacher": options.teacher} if options.teacher else {}
+    return "\n".join([head, "", *figures(rows, pairs), "", costs(results)])
 
 
 def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:

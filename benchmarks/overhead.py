@@ -30,7 +30,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.files import read_documents, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import build_graph

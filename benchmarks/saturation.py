@@ -26,7 +26,8 @@ from typing import Any
 
 import httpx
 
-from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.distill.metrics import bootstrap
 from ctd_agent.files import read_documents, read_labels

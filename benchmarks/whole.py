@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ctd_agent.agents.models import ChatModel, EngineError
+from ctd_agent.agents.chat_model import ChatModel, EngineError
 from ctd_agent.agents.prompts import standard_prompt
 from ctd_agent.agents.sampling import GREEDY
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN

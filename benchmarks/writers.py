@@ -28,7 +28,8 @@ from pathlib import Path
 from comparison import GIVEN, Values, costs, figures, forest, mean_over_seeds, room
 from whole import Whole
 
-from ctd_agent.agents.models import ChatModel, EngineError, load_model
+from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.sampling import GREEDY
 from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector
 from ctd_agent.agents.student import Student, Target, write_student
@@ -152,7 +153,8 @@ def steps_for(options: argparse.Namespace, corpus: Path, target: Target) -> int:
 
     tokenizer = AutoTokenizer.from_pretrained(options.student)
     sizes = list(map(len, rendered(read_rows(corpus, target, "train"), tokenizer, options.student)))
-    steps = max(1, round(options.tokens / sum(sizes) * ceil(len(sizes) / EXAMPLES_A_STEP)))
+    passes: float = options.tokens / sum(sizes)
+    steps = max(1, round(passes * ceil(len(sizes) / EXAMPLES_A_STEP)))
     note(f"{corpus.parent.name}: {len(sizes)} examples, {sum(sizes):,} tokens, {steps} steps")
     return steps
 
@@ -245,8 +247,8 @@ def table(options: argparse.Namespace, gold: Mapping[str, Gold], given: Mapping[
     pairs = [("phases", other) for other in rows if "phases" in rows and other != "phases"]
     if pairs:
         (options.out / "differences.svg").write_bytes(forest(rows, rows["phases"], pairs))
-    runs = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in options.ways}
-    return "\n".join([head, "", *figures(rows, pairs), "", f"Of seed {options.seeds[0]}:", "", costs(runs)])
+    results = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in options.ways}
+    return "\n".join([head, "", *figures(rows, pairs), "", f"Of seed {options.seeds[0]}:", "", costs(results)])
 
 
 def values(folder: Path, gold: Mapping[str, Gold], given: Mapping[str, Sequence[Candidate]]) -> dict[str, Values]:

@@ -14,7 +14,8 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 from smollm2 import make
 
-from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.models import load_model
 from ctd_agent.schema import Label
 from ctd_agent.tools.label_index import LabelIndex
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import ScriptedModel
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.distill.baselines import baselines, retrieval
 from ctd_agent.schema import Document, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex

@@ -21,7 +21,7 @@ from server import USAGE, Raw, Server, completion
 from tenacity import wait_none
 
 from ctd_agent.agents import models, retry
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.shortlister import Shortlister
 from ctd_agent.cli import run
 from ctd_agent.errors import CtdError, UserError

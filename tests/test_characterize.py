@@ -9,7 +9,7 @@ import pytest
 from conftest import ScriptedModel, chosen, label_asked, likes, searches
 from server import Server
 
-from ctd_agent.agents.models import ChatModel, EngineError
+from ctd_agent.agents.chat_model import ChatModel, EngineError
 from ctd_agent.cli import run as cli
 from ctd_agent.distill.analysis import analyse
 from ctd_agent.distill.characterization import Characterization

@@ -13,7 +13,8 @@ import pytest
 from server import Server, agreeable, completion
 
 from ctd_agent.agents import openai_chat
-from ctd_agent.agents.models import ChatModel, EngineError, load_model
+from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.models import load_model
 from ctd_agent.schema import Exchange, Reply
 
 SCHEMA = {

@@ -10,7 +10,7 @@ import pytest
 from conftest import ScriptedModel, calls, chosen
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.prompts import candidates_shown
 from ctd_agent.cli import run as cli
 from ctd_agent.graphs.budget import Budget

@@ -9,8 +9,9 @@ from conftest import LABELS, ScriptedModel
 from test_writers import TASK
 
 from ctd_agent.agents import encoders
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.encoders import Encoder, load_encoder
-from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.prompts import described
 from ctd_agent.agents.selector import Scoring
 from ctd_agent.agents.student import Student, write_student

@@ -18,7 +18,7 @@ import pytest
 from conftest import LABELS, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.distill.card import TRAINERS, Card
 from ctd_agent.distill.corpora import Recipe, make_corpus
 from ctd_agent.distill.formats import FORMATS, Format

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.selector import fused
 from ctd_agent.errors import UserError
 from ctd_agent.graphs import labeling, state

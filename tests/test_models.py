@@ -11,7 +11,8 @@ import pytest
 from server import Raw, Server, completion
 
 from ctd_agent.agents import openai_chat, retry
-from ctd_agent.agents.models import SPECS, EngineError, load_model
+from ctd_agent.agents.chat_model import EngineError
+from ctd_agent.agents.models import SPECS, load_model
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply
 

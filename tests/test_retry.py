@@ -10,7 +10,8 @@ from server import Raw, Server, completion
 from tenacity import wait_none
 
 from ctd_agent.agents import retry
-from ctd_agent.agents.models import EngineError, load_model
+from ctd_agent.agents.chat_model import EngineError
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.retry import Patience
 from ctd_agent.schema import Exchange
 

@@ -15,7 +15,7 @@ from conftest import LABELS, ScriptedModel, likes
 from server import Server
 from test_writers import DOCUMENTS, TASK
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.cli import run as cli
 from ctd_agent.distill.training.threshold import fitted
 from ctd_agent.graphs.budget import Budget

@@ -13,7 +13,7 @@ import pytest
 from conftest import LABELS, NO, YES, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage, convert_to_messages, convert_to_openai_messages
 
-from ctd_agent.agents.models import ChatModel
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.prompts import Message, described, listwise_prompt, pointwise_prompt, search_prompt
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.errors import CtdError, UserError

@@ -17,7 +17,8 @@ import httpx
 import pytest
 from conftest import LABELS
 
-from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.agents.vllm_server import _REASONING_PARSERS, _TOOL_PARSERS, _first, chat_template, vllm_server
 from ctd_agent.errors import CtdError

@@ -16,7 +16,8 @@ import pytest
 from conftest import ScriptedModel, searches
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.models import ChatModel, load_model
+from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.models import load_model
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.agents.student import Student, read_student, write_student
 from ctd_agent.distill.corpora import Recipe, make_corpus

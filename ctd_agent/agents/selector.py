@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.encoders import Encoder
-from ctd_agent.agents.models import ChatModel, Model
+from ctd_agent.agents.models import Model
 from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, named, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json
 
-from ctd_agent.agents.models import ChatModel, EngineError
+from ctd_agent.agents.chat_model import ChatModel, EngineError
 from ctd_agent.agents.prompts import DEFAULT_TASK, SYSTEM, Message, defused, described, quoted
 from ctd_agent.agents.sampling import GREEDY
 from ctd_agent.agents.selector import ANSWER_TOKENS, unfenced

@@ -17,8 +17,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
+from ctd_agent.agents.chat_model import EngineError
 from ctd_agent.agents.encoders import Encoder
-from ctd_agent.agents.models import EngineError, Model, load_model
+from ctd_agent.agents.models import Model, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
 from ctd_agent.agents.sampling import GREEDY, Sampling
 from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.models import ChatModel, EngineError, Model
+from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.models import Model
 from ctd_agent.errors import redacted
 from ctd_agent.graphs.transitions import read_transitions
 from ctd_agent.schema import Exchange, Reply, Usage

@@ -1,0 +1,133 @@
+"""A LangChain chat model with what the two phases must know of it, and an exchange with it."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.runnables import Runnable
+
+from ctd_agent.agents.retry import Patience
+from ctd_agent.errors import CtdError
+from ctd_agent.schema import Exchange, Reply, Usage
+
+
+class EngineError(CtdError):
+    """The engine did not answer; `exchange` holds what it was sent, and what it had answered before."""
+
+    def __init__(self, message: str, exchange: Exchange) -> None:
+        super().__init__(message)
+        self.exchange = exchange
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A LangChain chat model, with what the two phases must know of its strength.
+
+    `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
+    `searches`: its searches are worth their turns; else it is given none unless asked to.
+    `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
+    `candidates`: how many it was taught to choose from, if it was.
+    `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice. `names`: it chooses labels
+    by their names, not by their numbers.
+    `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
+    OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
+    where it cannot be told. `patience` is what is known of the engine's failures.
+    """
+
+    spec: str
+    chat: BaseChatModel
+    native_tools: bool = True
+    searches: bool = True
+    listwise: bool = True
+    candidates: int | None = None
+    reasons: bool = True
+    names: bool = False
+    slots: int = 8
+    constrained: bool = True
+    thinking: Callable[[int], dict[str, Any]] | None = None
+    patience: Patience = field(default_factory=Patience)
+
+    def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
+        """Send the exchange's prompts one by one; return it with the replies.
+
+        `within` is asked before each call, with what the exchange has cost so far, whether to go on.
+        Raises EngineError when the engine fails on any prompt.
+        """
+        bound = self._bound(exchange.options)
+        for prompt in exchange.prompts:
+            if not within(exchange.usage):
+                break
+            started = perf_counter()
+            try:
+                message = self.patience.call(partial(bound.invoke, convert_to_messages(prompt)))
+                reply = _reply(message, perf_counter() - started)
+            except Exception as error:  # every engine and client has its own
+                raise EngineError(f"{self.spec}: {reason(error)}", exchange) from error
+            exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
+        return exchange
+
+    def _bound(self, options: dict[str, Any]) -> Runnable[Any, AIMessage]:
+        options = dict(options)
+        tools = options.pop("tools", None)
+        thinking = options.pop("thinking", None)
+        if thinking is not None and self.thinking:
+            options |= self.thinking(thinking)
+        if not self.constrained:  # the prompt asks for JSON in words, too
+            options.pop("response_format", None)
+        # Each provider's client has its own form of a tool, and knows how to make it.
+        return (self.chat.bind_tools(tools) if tools else self.chat).bind(**options)
+
+
+def _reply(message: Any, seconds: float) -> Reply:
+    if not isinstance(message, AIMessage):
+        raise TypeError(f"the chat model answered with a {type(message).__name__}, not a message")
+    usage: dict[str, Any] = dict(message.usage_metadata or {})
+    first = ((message.response_metadata.get("logprobs") or {}).get("content") or [{}])[0]
+    # Likeliest first; two tokens may look the same, and JSON has no infinity.
+    likeliest = {t["token"]: t["logprob"] for t in reversed(first.get("top_logprobs") or [])}
+    made = [*message.tool_calls, *message.invalid_tool_calls]  # the latter's arguments are no JSON: a string
+    reasoning, content = _apart(message)
+    calls = [{"name": call["name"] or "", "args": call["args"], "id": call["id"]} for call in made]
+    return Reply(
+        content=_encodable(content),
+        reasoning=_encodable(reasoning),
+        tool_calls=json.loads(_encodable(json.dumps(calls, ensure_ascii=False))),
+        logprobs={_encodable(token): value for token, value in likeliest.items() if math.isfinite(value)},
+        usage=Usage(
+            calls=1,
+            prompt_tokens=usage.get("input_tokens", 0),
+            cached_tokens=(usage.get("input_token_details") or {}).get("cache_read") or 0,
+            completion_tokens=usage.get("output_tokens", 0),
+            seconds=seconds,
+        ),
+    )
+
+
+def _apart(message: AIMessage) -> tuple[str, str]:
+    """Return reasoning and answer; an engine without a parser for the one leaves it at the head of the other."""
+    reasoning = str(message.additional_kwargs.get("reasoning_content") or "")
+    thought = re.match(r"\s*(?:<think>)?(.*?)</think>\s*", message.text, re.DOTALL)
+    if reasoning or not thought:
+        return reasoning, message.text
+    return thought[1].strip(), message.text[thought.end() :]
+
+
+def _encodable(text: str) -> str:
+    # JSON of a model's making may hold lone surrogates, which no file can.
+    return text.encode("utf-8", "replace").decode()
+
+
+def reason(error: Exception) -> str:
+    """Return an error on one line, with what is at its root: `Connection error.` alone helps nobody."""
+    root: BaseException = error
+    while root.__cause__:
+        root = root.__cause__
+    words = f"{type(error).__name__}: {error}" + (f" ({root})" if root is not error else "")
+    return _encodable(" ".join(words.split())[:500])
