@@ -4,7 +4,6 @@ The slow ones train SmolLM2-135M for a few steps: they need the extra `train`.
 """
 
 import json
-import random
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -85,7 +84,7 @@ def asked(native: bool, reasons: bool = False) -> ChatModel:
 
 @pytest.fixture
 def corpus(index: LabelIndex, tmp_path: Path) -> Callable[..., Path]:
-    """Make a corpus of what a model did with eight documents; candidates keep the order that the graph shows."""
+    """Make a corpus of what a model did with eight documents."""
 
     def make(model: ChatModel, turns: int = 2, form: Format = "trl", **recipe: Any) -> Path:
         log, out = tmp_path / "log.jsonl", tmp_path / "corpus"
@@ -94,9 +93,7 @@ def corpus(index: LabelIndex, tmp_path: Path) -> Callable[..., Path]:
         for document in DOCUMENTS:
             graph.invoke({"document": document})
         recipe = {"gates": Gates(recall=0, f1=0, credit=False), "format": form} | recipe
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(random.Random, "shuffle", lambda self, items: None)
-            make_corpus([log], None, Recipe(**recipe), out)
+        make_corpus([log], None, Recipe(**recipe), out)
         return out
 
     return make

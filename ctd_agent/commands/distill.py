@@ -60,7 +60,7 @@ def corpus(
         typer.Option("--equal-tokens", help="As many tokens for `standard` as for both phases: a fair comparison."),
     ] = False,
     dev: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents that is held out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the order, of documents and of candidates.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of documents.")] = 0,
     trainer: Annotated[
         Literal["trl", "openai", "axolotl", "llamafactory"],
         typer.Option("--format", help="Whose: trl, openai (Unsloth reads it too), axolotl or llamafactory."),

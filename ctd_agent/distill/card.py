@@ -49,6 +49,7 @@ class Card(Record):
     minimum_f1: float
     format: Format
     form: Form
+    seed: int
     documents: int
     without_right_labels: int
     repeated: int

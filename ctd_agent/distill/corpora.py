@@ -92,6 +92,7 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
         minimum_f1=recipe.gates.f1,
         format=recipe.format,
         form=form,
+        seed=recipe.seed,
         documents=count.documents,
         without_right_labels=count.without,
         repeated=repeated,
@@ -133,7 +134,7 @@ def _form(lessons: Sequence[Lesson], recipe: Recipe) -> Form:
     native = any(episode.native for episode in episodes) if recipe.tool_calls is None else recipe.tool_calls
     reasons = recipe.reasoning and any(episode.reasoning for episode in episodes)
     candidates = max(int(episode.run.budget["candidates"]) for episode in episodes)
-    return Form(native=native, reasons=reasons, candidates=candidates, credit=recipe.gates.credit, seed=recipe.seed)
+    return Form(native=native, reasons=reasons, candidates=candidates, credit=recipe.gates.credit)
 
 
 def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Lesson], int, int]:

@@ -4,8 +4,6 @@ A conversation ends with the one turn to be learned; all before it is, word for 
 """
 
 import json
-import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -29,14 +27,13 @@ class Form(Record):
     """How the students of a corpus are asked, and answer.
 
     `native`: searches are tool calls, else JSON; `reasons`: the choice comes after its reasons; `candidates` are those
-    of the document's own search on a shortlist, at most; `credit` is that of the gates; `seed` shuffles the candidates.
+    of the document's own search on a shortlist, at most; `credit` is that of the gates.
     """
 
     native: bool
     reasons: bool
     candidates: int
     credit: bool
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -146,11 +143,9 @@ def _call_id(number: int) -> str:
 
 
 def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Message]:
-    listed = list(episode.shortlist)
-    # Reasons that cite a candidate by its number hold in the order that they were written in, and in no other.
-    if not (form.reasons and _cites_numbers(episode)):
-        random.Random(f"{form.seed} {episode.document}").shuffle(listed)  # noqa: S311 - an order
-    names = {candidate.label.id: named(candidate.label) for candidate in listed}
+    # In the order that the graph shows: it says how well each was found, and a student that learned from any other
+    # order has learned not to heed it.
+    names = {candidate.label.id: named(candidate.label) for candidate in episode.shortlist}
     chosen = {label.id: label for label in episode.choice.labels} if episode.choice else {}
     labels: list[dict[str, Any]] = [
         {"label": names[key], "score": round(chosen[key].score, 2)}
@@ -158,14 +153,9 @@ def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Messa
         for key in worth_choosing(episode, right, form.credit)
     ]
     answer = ({"reasoning": episode.reasoning} if form.reasons else {}) | {"labels": labels}
-    shown = [_as_shown(episode, candidate) for candidate in listed]
+    shown = [_as_shown(episode, candidate) for candidate in episode.shortlist]
     prompt = listwise_prompt(episode.text, episode.run.task, shown, reasons=form.reasons, names=True)
     return [*prompt, turn_message(json.dumps(answer, ensure_ascii=False))]
-
-
-def _cites_numbers(episode: Episode) -> bool:
-    labels = episode.choice.labels if episode.choice else []
-    return any(re.search(r"\d", text) for text in (episode.reasoning, *(label.reason for label in labels)))
 
 
 def _as_shown(episode: Episode, candidate: Candidate) -> Candidate:
