@@ -10,8 +10,8 @@ tokens, prompts included, at the same learning rate: `standard` has fewer in all
 steps. Reasons are left out.
 
 The shortlist is the first of the document's own search and half as many of the student's, in every way; what is not
-chosen is ranked as it stands there. `Same shortlist` is that of the document's own search alone: of what `standard`
-names, which is asked but once, that part which is on it.
+chosen is ranked as it stands there. `search alone` is the document's own search, in its order, and the shortlist
+that is the same for all: of what `standard` names, which is asked but once, that part which is on it is its choice.
 
 What is in OUT is not done again. Figures are means over seeds, then over documents; intervals are paired.
 """
@@ -243,12 +243,27 @@ def table(options: argparse.Namespace, gold: Mapping[str, Gold], given: Mapping[
     for way in options.ways:
         runs = [values(room(options.out, way, seed), gold, given) for seed in seeds(options, way)]
         rows[way] = {name: mean_over_seeds([run[name] for run in runs]) for name in runs[0]}
+    rows["search alone"] = of_search(given, gold)
     head = f"seeds {options.seeds}, {options.tokens:,} tokens, learning rate {options.learning_rate:g}"
     pairs = [("phases", other) for other in rows if "phases" in rows and other != "phases"]
     if pairs:
         (options.out / "differences.svg").write_bytes(forest(rows, rows["phases"], pairs))
     results = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in options.ways}
     return "\n".join([head, "", *figures(rows, pairs), "", f"Of seed {options.seeds[0]}:", "", costs(results)])
+
+
+def of_search(given: Mapping[str, Sequence[Candidate]], gold: Mapping[str, Gold]) -> dict[str, Values]:
+    """Return the metrics of what the documents' own searches find, in their order; they choose nothing."""
+    found = {name: Values() for name in (SHORTLISTED, *METRICS, "F1", *GIVEN)}
+    for key, candidates in given.items():
+        known = gold.get(key, Gold(frozenset()))
+        listed = [one.label.id for one in candidates if one.label.id not in known.filtered]
+        if right := known.labels - known.filtered:
+            found[SHORTLISTED][key] = recall(listed, right, len(listed))
+            for name, metric in METRICS.items():
+                found[name][key] = metric(listed, right)
+            found[GIVEN[0]][key] = found["nDCG@5"][key]
+    return found
 
 
 def values(folder: Path, gold: Mapping[str, Gold], given: Mapping[str, Sequence[Candidate]]) -> dict[str, Values]:
