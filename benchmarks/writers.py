@@ -247,7 +247,7 @@ def table(options: argparse.Namespace, gold: Mapping[str, Gold], given: Mapping[
     head = f"seeds {options.seeds}, {options.tokens:,} tokens, learning rate {options.learning_rate:g}"
     pairs = [("phases", other) for other in rows if "phases" in rows and other != "phases"]
     if pairs:
-        (options.out / "differences.svg").write_bytes(forest(rows, rows["phases"], pairs))
+        (options.out / "differences.svg").write_bytes(forest(rows, [SHORTLISTED, *METRICS], pairs))
     results = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in options.ways}
     return "\n".join([head, "", *figures(rows, pairs), "", f"Of seed {options.seeds[0]}:", "", costs(results)])
 
