@@ -55,7 +55,6 @@ def teach(
     task: str = "topics",
     catalogue: str = "c",
     budget: Budget | None = None,
-    reasoning: str = "They fit.",
 ) -> None:
     """Let a teacher label documents; each one's text is its id, too."""
 
@@ -64,8 +63,7 @@ def teach(
         if "tools" in options:
             return calls(*case.searches) if prompt[-1]["role"] == "user" and case.searches else AIMessage("Enough.")
         shown = candidates_shown(prompt)
-        answered = chosen(*(shown.index(f"Label {letter}") + 1 for letter in case.choice))
-        return AIMessage(answered.replace("They fit.", reasoning))
+        return AIMessage(chosen(*(shown.index(f"Label {letter}") + 1 for letter in case.choice)))
 
     model = ChatModel("scripted:teacher", ScriptedModel(otherwise=answer))
     graph = build_graph(model, model, Shelf(cases, catalogue), task=task, log=log, budget=budget)

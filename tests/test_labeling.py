@@ -649,6 +649,18 @@ def test_a_student_chooses_by_name_and_can_name_none_that_is_not_there(run: Run,
     assert {"Inflation", "Interest rates"} <= {*answer["properties"]["label"]["enum"]}
 
 
+def test_namesakes_are_told_apart(large: Make, tmp_path: Path) -> None:
+    labels = [
+        Label(id=key, name="Set", description=text) for key, text in (("tennis", "of games"), ("maths", "of numbers"))
+    ]
+    index = LabelIndex.build(labels, tmp_path / "index")
+    model = replace(large(json.dumps({"labels": [{"label": "Set (2)"}, {"label": "Set"}]})), names=True)
+    graph = build_graph(model, model, index, budget=Budget(turns=0))
+    result = graph.invoke({"document": Document(id="1", text="a set")})["result"]
+    assert ids(result) == [entry.id for entry in reversed(result.shortlist)]
+    assert len(ids(result)) == 2
+
+
 def test_a_number_given_twice_counts_once(run: Run, large: Make) -> None:
     result = run(large(AIMessage(""), chosen(2, 1, 2, 2)))
     assert ids(result) == [result.shortlist[1].id, result.shortlist[0].id]

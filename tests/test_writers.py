@@ -111,7 +111,15 @@ def tokenizer(smollm2: Path) -> Any:
 
 
 STUDENT = Student(
-    kind="writer", base="base", target="both", teachers=["t"], task=TASK, catalogue="c", seed=0, candidates=7
+    kind="writer",
+    base="base",
+    target="both",
+    teachers=["t"],
+    task=TASK,
+    catalogue="c",
+    seed=0,
+    names=True,
+    candidates=7,
 )
 
 

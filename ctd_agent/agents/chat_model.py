@@ -33,7 +33,7 @@ class ChatModel:
     `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
     `searches`: its searches are worth their turns; else it is given none unless asked to.
     `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
-    `candidates`: how many it was taught to choose from, if it was.
+    `candidates`: how many the document's own search brought to what it was taught to choose from, if it was taught.
     `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice. `names`: it chooses labels
     by their names, not by their numbers.
     `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in

@@ -169,7 +169,7 @@ def _as_taught(model: ChatModel, folder: Path) -> ChatModel:
         listwise=True,
         candidates=student.candidates,
         reasons=student.reasons,
-        names=True,
+        names=student.names,
     )
 
 

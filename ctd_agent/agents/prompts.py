@@ -4,6 +4,7 @@ A prompt's version stands in every transition: change it with the prompt.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,8 +58,18 @@ def described(label: Label) -> str:
 
 
 def named(label: Label) -> str:
-    """Return a label's name on one line, as a student answers with it."""
+    """Return a label's name on one line."""
     return defused(" ".join(label.name.split()))
+
+
+def names_of(shortlist: Sequence[Candidate]) -> list[str]:
+    """Return what a student calls each candidate: its name, and behind that of a namesake which one it is."""
+    times = Counter[str]()
+    names = []
+    for name in (named(candidate.label) for candidate in shortlist):
+        times[name] += 1
+        names.append(f"{name} ({times[name]})" if times[name] > 1 else name)
+    return names
 
 
 def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool) -> list[Message]:

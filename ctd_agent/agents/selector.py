@@ -1,7 +1,7 @@
 """Phase 2: the choice from the shortlist, validated against it. Neither way can invent a label."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import Model
-from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, named, pointwise_prompt
+from ctd_agent.agents.prompts import VERSIONS, described, listwise_prompt, names_of, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Reply, Selection, Usage
 
@@ -56,24 +56,30 @@ def load_selector(model: Model, task: str, sampling: Sampling) -> Selector:
 class _Choice(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    number: int = 0
-    label: str = ""
     score: float = Field(default=1.0, allow_inf_nan=False)
     reason: str = ""
 
 
-class _Choices(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class _Numbered(_Choice):
+    number: int
 
-    reasoning: str = ""
-    labels: list[_Choice]
+
+class _Named(_Choice):
+    label: str
+
+
+class _Numbers(BaseModel):
+    labels: list[_Numbered]
+
+
+class _Names(BaseModel):
+    labels: list[_Named]
 
 
 class Listwise:
     """The model sees the numbered shortlist, reasons (unless told not to), and chooses under a JSON schema.
 
-    It gives numbers, or, as students do, names: to bind a number to what it stands for is what small models learn
-    last (docs/distillation.md).
+    It gives numbers, or, as students do, names: of numbers they had learned nothing (docs/distillation.md).
     """
 
     def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:
@@ -96,23 +102,30 @@ class Listwise:
         """Keep each label on the shortlist once, best first; what is off it is dropped."""
         content = exchange.replies[-1].content
         try:
-            choices = _Choices.model_validate_json(unfenced(content))
+            choices = list(self._choices(unfenced(content), shortlist))
         except ValidationError as error:
             raise UnusableSelectionError(f"no selection in the model's answer: {content[:80]!r}") from error
         valid: dict[int, _Choice] = {}
-        # Of candidates with one name the best is meant.
-        numbers = {named(candidate.label): at for at, candidate in reversed([*enumerate(shortlist, start=1)])}
-        for choice in choices.labels:
-            number = numbers.get(choice.label, 0) if self.model.names else choice.number
+        for number, choice in choices:
             if 1 <= number <= len(shortlist):
                 valid.setdefault(number, choice)
-        if choices.labels and not valid:
+        if choices and not valid:
             raise UnusableSelectionError(f"every chosen label is off the shortlist of {len(shortlist)}")
         labels = [
             _chosen(shortlist[number - 1], rank, min(1.0, max(0.0, choice.score)), choice.reason)
             for rank, (number, choice) in enumerate(valid.items(), start=1)
         ]
         return Selection(labels=labels, scores={label.id: label.score for label in labels})
+
+    def _choices(self, answer: str, shortlist: Sequence[Candidate]) -> Iterator[tuple[int, _Choice]]:
+        """Yield what an answer chooses, by its number on the shortlist, 0 for a name that is not there."""
+        if self.model.names:
+            numbers = {name: number for number, name in enumerate(names_of(shortlist), start=1)}
+            for named in _Names.model_validate_json(answer).labels:
+                yield numbers.get(named.label, 0), named
+        else:
+            for numbered in _Numbers.model_validate_json(answer).labels:
+                yield numbered.number, numbered
 
 
 class Pointwise:
@@ -245,7 +258,7 @@ def _schema(shortlist: Sequence[Candidate], reasons: bool, names: bool) -> dict[
     size = len(shortlist)
     which: dict[str, Any] = {"number": {"type": "integer", "enum": list(range(1, size + 1))}}
     if names:
-        which = {"label": {"type": "string", "enum": list(dict.fromkeys(named(one.label) for one in shortlist))}}
+        which = {"label": {"type": "string", "enum": names_of(shortlist)}}
     choice = _object(which | {"score": {"type": "number"}} | ({"reason": {"type": "string"}} if reasons else {}))
     # No more than there is to choose from: a small model repeats itself until its tokens are spent.
     labels = {"labels": {"type": "array", "items": choice, "maxItems": size}}

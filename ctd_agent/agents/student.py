@@ -15,10 +15,11 @@ Target = Literal["both", "shortlist", "select", "standard"]  # what a student le
 class Student(Record):
     """A student's card.
 
-    A `writer` is a language model; it makes tool calls if `native_tools`, and gives reasons before its choice if
-    `reasons`; to the shortlists that it learned from, the document's own search brought up to `candidates`. A
-    `bi-encoder` goes by nearness to labels, to shortlist or to select; a `cross-encoder` scores a document with a
-    candidate; as selector either chooses those whose score is above `threshold`.
+    A `writer` is a language model; it makes tool calls if `native_tools`, gives reasons before its choice if
+    `reasons`, and chooses labels by their names if `names`; `candidates` is how many the document's own search brought,
+    at most, to the shortlists that it learned from. A `bi-encoder` goes by nearness to labels, to shortlist or to
+    select; a `cross-encoder` scores a document with a candidate; as selector either chooses those whose score is above
+    `threshold`.
     """
 
     kind: Kind
@@ -30,6 +31,7 @@ class Student(Record):
     seed: int
     native_tools: bool = False
     reasons: bool = False
+    names: bool = False
     candidates: int | None = None
     threshold: float = 0.5
 

@@ -37,7 +37,7 @@ def characterize(
     task: Task = None,
     embedder: Embedder = None,
     candidates: Annotated[
-        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 for a small selector.")
+        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 if small; a student's own.")
     ] = None,
     turns: Annotated[int | None, typer.Option(min=1, help="Model turns in phase 1. Default: 3; 1 if small.")] = None,
     searches: Annotated[int | None, typer.Option(min=1, help="Model searches in phase 1. Default: 16.")] = None,

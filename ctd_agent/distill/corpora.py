@@ -133,7 +133,8 @@ def _form(lessons: Sequence[Lesson], recipe: Recipe) -> Form:
     episodes = [episode for one in lessons for episode in (one.shortlist, one.select, one.standard) if episode]
     native = any(episode.native for episode in episodes) if recipe.tool_calls is None else recipe.tool_calls
     reasons = recipe.reasoning and any(episode.reasoning for episode in episodes)
-    candidates = max(int(episode.run.budget["candidates"]) for episode in episodes)
+    chose = [one.select for one in lessons if one.select] or episodes
+    candidates = max(int(episode.run.budget["candidates"]) for episode in chose)
     return Form(native=native, reasons=reasons, candidates=candidates, credit=recipe.gates.credit)
 
 

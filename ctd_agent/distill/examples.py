@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from ctd_agent.agents.prompts import Message, listwise_prompt, named, search_prompt, standard_prompt
+from ctd_agent.agents.prompts import Message, listwise_prompt, names_of, search_prompt, standard_prompt
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN, result_message, turn_message
 from ctd_agent.distill.supervision import Episode, Lesson, worth_choosing, worth_making
 from ctd_agent.graphs.labeling import SHOWN
@@ -115,8 +115,7 @@ def _searching(episode: Episode, right: frozenset[str], form: Form) -> Iterator[
         return
     searches = worth_making(episode, right, form.credit)[:SEARCHES_A_TURN]
     shown = found_text([found.name for found in episode.searches[0].found[:SHOWN]])
-    limit = min(SEARCHES_A_TURN, int(episode.run.budget["searches"]))
-    opening = search_prompt(episode.text, episode.run.task, shown, limit, native=form.native)
+    opening = search_prompt(episode.text, episode.run.task, shown, SEARCHES_A_TURN, native=form.native)
     if not form.native:
         answer = json.dumps({"searches": [search.query for search in searches], "done": True}, ensure_ascii=False)
         yield [*opening, turn_message(answer)]
@@ -145,7 +144,7 @@ def _call_id(number: int) -> str:
 def _choosing(episode: Episode, right: frozenset[str], form: Form) -> list[Message]:
     # In the order that the graph shows: it says how well each was found, and a student that learned from any other
     # order has learned not to heed it.
-    names = {candidate.label.id: named(candidate.label) for candidate in episode.shortlist}
+    names = dict(zip(episode.listed, names_of(episode.shortlist), strict=True))
     chosen = {label.id: label for label in episode.choice.labels} if episode.choice else {}
     labels: list[dict[str, Any]] = [
         {"label": names[key], "score": round(chosen[key].score, 2)}

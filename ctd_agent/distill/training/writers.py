@@ -34,6 +34,18 @@ from ctd_agent.distill.training.rendered import Row, Tokens, read_rows, rendered
 from ctd_agent.distill.training.tuning import load, tuned
 from ctd_agent.errors import UserError
 
+OPTION: dict[Target, str] = {
+    "both": "--model",
+    "shortlist": "--shortlister",
+    "select": "--selector",
+    "standard": "--model",
+}
+USE: dict[Target, str] = {
+    "both": "Use it by name, for both phases or for one of them (`--shortlister`, `--selector`):",
+    "shortlist": "Use it by name, for the phase that it has learned:",
+    "select": "Use it by name, for the phase that it has learned:",
+    "standard": "It is for comparisons: the graph does not ask it what it has learned.",
+}
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -64,7 +76,7 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
             raise UserError(f"{corpus}: every example is longer than {student} can read; name another student")
         trainer = tuned(model, tokenizer, examples, held_out, out, plan)
     form = {"native_tools": card.form.native, "reasons": card.form.reasons, "candidates": card.form.candidates}
-    made = Course(corpus, card, student, out, plan).student("writer", _learned(card, plan), **form)
+    made = Course(corpus, card, student, out, plan).student("writer", _learned(card, plan), names=True, **form)
     if first_process():
         _finish(out, made, trainer, tokenizer, plan)
     return made
@@ -124,6 +136,7 @@ def _readme(student: Student, plan: Plan, history: Sequence[Mapping[str, Any]], 
         for name in ("loss", "dev_loss")
         if (points := [entry[name] for entry in history if name in entry])
     )
+    option = OPTION[student.target]
     how = "all weights" if plan.lora is False else "LoRA adapters, merged"
     return f"""---
 {base}library_name: transformers
@@ -140,10 +153,10 @@ with fingerprint `{student.catalogue}`. It learned {" and ".join(TARGETS[student
 
 ![loss by step](loss.svg)
 
-Use it by name, as shortlister, as selector, or both:
+{USE[student.target]}
 
-    ctd-agent label documents.jsonl --labels catalogue.csv --task "{student.task}" --model gguf:FOLDER/{file}
-    ctd-agent label ... --selector vllm:FOLDER
+    ctd-agent label documents.jsonl --labels catalogue.csv --task "{student.task}" {option} gguf:FOLDER/{file}
+    ctd-agent label ... {option} vllm:FOLDER
 
 `student.json` tells ctd-agent how it is to be asked. The licences of its base and of its corpus hold.
 """
