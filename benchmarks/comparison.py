@@ -3,6 +3,7 @@
 10,000 resamples, seed 0.
 """
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +15,18 @@ from ctd_agent.records import read_records
 from ctd_agent.schema import LabeledDocument, Usage
 
 Values = dict[str, float]  # a metric's, by document
+
+
+def arguments(description: str, student: str) -> ArgumentParser:
+    """Return the options that every comparison of students has; `student` says what one is made from."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, nargs="+", required=True, help="the teacher's, over training documents")
+    parser.add_argument("--test", required=True, help="documents that the teacher's log does not have")
+    parser.add_argument("--labels", required=True, help="the catalogue")
+    parser.add_argument("--student", required=True, help=student)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    return parser
 
 
 GIVEN = ("nDCG@5, same shortlist", "F1, same shortlist")  # of a choice from a shortlist that all are given

@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from comparison import GIVEN, Values, costs, figures, forest, mean_over_seeds, room
+from comparison import GIVEN, Values, arguments, costs, figures, forest, mean_over_seeds, room
 
 from ctd_agent.agents.encoders import Encoder
 from ctd_agent.agents.models import load_phases
@@ -58,15 +58,9 @@ METRICS = {name: RANKING[name] for name in ("R@50", "P@1", "RP@5", "nDCG@5")}
 
 def main() -> None:
     """Train and run what is left, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, nargs="+", required=True, help="the teacher's, over training documents")
-    parser.add_argument("--train", required=True, help="training documents with right labels")
-    parser.add_argument("--test", required=True, help="other documents with right labels")
-    parser.add_argument("--labels", required=True, help="the catalogue")
+    parser = arguments(__doc__, "a sentence-transformers model")
+    parser.add_argument("--train", required=True, help="training documents with right labels, as --test has them too")
     parser.add_argument("--teacher", type=Path, help="the teacher's run on test documents, its log beside it")
-    parser.add_argument("--student", required=True, help="a sentence-transformers model")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=100, help="of both phases' models together")
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that is read")
     parser.add_argument("--documents", type=int, default=200, help="of the test, the first")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
-from comparison import GIVEN, Values, costs, figures, forest, mean_over_seeds, room
+from comparison import GIVEN, Values, arguments, costs, figures, forest, mean_over_seeds, room
 from whole import Whole
 
 from ctd_agent.agents.chat_model import ChatModel, EngineError
@@ -98,15 +98,9 @@ class Test:
 
 def main() -> None:
     """Train and run what is left, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--log", type=Path, nargs="+", required=True, help="the teacher's, over training documents")
+    parser = arguments(__doc__, "a folder with a small language model that is tuned to chat")
     parser.add_argument("--gold", required=True, help="right labels of training and test documents")
-    parser.add_argument("--test", required=True, help="documents that the teacher's log does not have")
-    parser.add_argument("--labels", required=True, help="the catalogue")
-    parser.add_argument("--student", required=True, help="a folder with a small language model that is tuned to chat")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=37_000, help="that each student learns from")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--candidates", type=int, default=10)

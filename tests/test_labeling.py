@@ -650,15 +650,19 @@ def test_a_student_chooses_by_name_and_can_name_none_that_is_not_there(run: Run,
 
 
 def test_namesakes_are_told_apart(large: Make, tmp_path: Path) -> None:
-    labels = [
-        Label(id=key, name="Set", description=text) for key, text in (("tennis", "of games"), ("maths", "of numbers"))
-    ]
+    named = {"tennis": "Set", "maths": "Set", "odd": "Set (2)"}
+    labels = [Label(id=key, name=name) for key, name in named.items()]
     index = LabelIndex.build(labels, tmp_path / "index")
-    model = replace(large(json.dumps({"labels": [{"label": "Set (2)"}, {"label": "Set"}]})), names=True)
+
+    def last_first(prompt: list[dict[str, Any]], options: dict[str, Any]) -> str:
+        schema = options["response_format"]["json_schema"]["schema"]["properties"]["labels"]["items"]
+        return json.dumps({"labels": [{"label": name} for name in reversed(schema["properties"]["label"]["enum"])]})
+
+    model = replace(large(otherwise=last_first), names=True)
     graph = build_graph(model, model, index, budget=Budget(turns=0))
     result = graph.invoke({"document": Document(id="1", text="a set")})["result"]
     assert ids(result) == [entry.id for entry in reversed(result.shortlist)]
-    assert len(ids(result)) == 2
+    assert {*ids(result)} == named.keys()
 
 
 def test_a_number_given_twice_counts_once(run: Run, large: Make) -> None:

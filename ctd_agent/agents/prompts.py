@@ -4,8 +4,8 @@ A prompt's version stands in every transition: change it with the prompt.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import Any
 
 from ctd_agent.schema import Candidate, Label
@@ -64,12 +64,11 @@ def named(label: Label) -> str:
 
 def names_of(shortlist: Sequence[Candidate]) -> list[str]:
     """Return what a student calls each candidate: its name, and behind that of a namesake which one it is."""
-    times = Counter[str]()
-    names = []
+    names: dict[str, None] = {}
     for name in (named(candidate.label) for candidate in shortlist):
-        times[name] += 1
-        names.append(f"{name} ({times[name]})" if times[name] > 1 else name)
-    return names
+        others = (f"{name} ({number})" for number in count(2))
+        names[next(one for one in chain([name], others) if one not in names)] = None
+    return list(names)
 
 
 def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool) -> list[Message]:
