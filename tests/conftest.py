@@ -1,4 +1,4 @@
-"""A scripted chat model for unit tests, and a small real index."""
+"""A scripted chat model for unit tests, a small real index, and a graph of both."""
 
 import json
 import math
@@ -16,8 +16,15 @@ from smollm2 import make
 
 from ctd_agent.agents.chat_model import ChatModel
 from ctd_agent.agents.models import load_model
-from ctd_agent.schema import Label
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import build_graph
+from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.schema import Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
+
+Make = Callable[..., ChatModel]
+Run = Callable[..., LabeledDocument]
+NEWS = "The central bank has raised interest rates again."
 
 LABELS = [
     Label(id="rates", name="Interest rates", description="Decisions of central banks"),
@@ -173,3 +180,44 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def vllm(smollm2: Path) -> ChatModel:
     """That model on a vLLM server of our own."""
     return load_model(f"vllm:{smollm2}")
+
+
+@pytest.fixture
+def run(index: LabelIndex, tmp_path: Path) -> Run:
+    """Label one text with a model, a log written; what the log reads back is what the graph said.
+
+    Phase 1 has one turn, for small models too, unless told otherwise.
+    """
+
+    def label(model: ChatModel, text: str = NEWS, over: LabelIndex = index, **budget: Any) -> LabeledDocument:
+        log = tmp_path / "log.jsonl"
+        log.unlink(missing_ok=True)
+        output = build_graph(model, model, over, budget=Budget(**{"turns": 1} | budget), log=log).invoke(
+            {"document": Document(id="1", text=text)}
+        )
+        result = output["result"]
+        assert read_transitions(log) == {"1": output["transitions"]}
+        assert LabeledDocument.model_validate_json(result.model_dump_json()) == result
+        assert {label.id for label in result.labels} <= {entry.id for entry in result.shortlist}
+        return result
+
+    return label
+
+
+def ids(result: LabeledDocument) -> list[str]:
+    return [label.id for label in result.labels]
+
+
+def failure(result: LabeledDocument) -> tuple[str, str] | None:
+    return (result.failure.phase, result.failure.kind) if result.failure else None
+
+
+def queries(result: LabeledDocument) -> list[tuple[int, str]]:
+    """The model's searches that found anything, in order."""
+    found = {(finding.turn, finding.query) for entry in result.shortlist for finding in entry.found_by}
+    return sorted(found - {(0, "")})
+
+
+def baselines(model: ChatModel) -> list[str]:
+    """The labels that a model was asked about without a document, in order."""
+    return [label_asked(prompt) for prompt in model.chat.prompts if without_document(prompt)]
