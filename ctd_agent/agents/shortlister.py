@@ -5,21 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ctd_agent.agents.models import Model
+from ctd_agent.agents.engines import Model
 from ctd_agent.agents.prompts import VERSIONS, Message, defused, search_prompt
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.schema import Exchange, Reply
-from ctd_agent.tools.label_search import QUERY, Search
+from ctd_agent.schema import QUERY, Exchange, Reply, Search
 
 TURN_TOKENS = 400  # of a search turn's answer under the schema: a model that never stops is cut here
 NATIVE_TURN_TOKENS = 4_096  # of one with tool calls: such a model may reason first
 SEARCHES_A_TURN = 8
 
-# What a model that makes no tool calls of its own may answer.
+# The answer of a model that makes no tool calls of its own.
 _SCHEMA = {
     "type": "object",
     "properties": {
@@ -41,7 +38,7 @@ class UnusableTurnError(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """A search that a model asked for; with no `search`, `error` says what is wrong with the call."""
+    """A search that a model asked for. Without a `search`, `error` says why the call is malformed."""
 
     search: Search | None
     call: str = ""
@@ -56,7 +53,7 @@ class _Answer(BaseModel):
 
 
 class Shortlister:
-    """Asks a chat model which searches a document needs beyond the one for itself."""
+    """Asks a chat model for the searches that a document needs beyond the one for itself."""
 
     prompt = VERSIONS["shortlist"]
 
@@ -66,17 +63,17 @@ class Shortlister:
         self._sampling = sampling
 
     def opening(self, text: str, found: str, searches: int) -> list[Message]:
-        """Return the conversation's first messages: the document and what its own search found.
+        """Return the conversation's first messages: the document and the hits of its own search.
 
         `searches` is how many the model has in all.
         """
         limit = min(SEARCHES_A_TURN, searches)
-        return search_prompt(text, self._task, found, limit, native=self.model.native_tools)
+        return search_prompt(text, self._task, found, limit, native=self.model.manner.native_tools)
 
-    def ask(self, messages: list[Message], tool: BaseTool) -> Exchange:
-        """Ask the model for its next searches. Raises EngineError when the engine fails."""
-        if self.model.native_tools:
-            options = self._sampling.options(NATIVE_TURN_TOKENS) | {"tools": [convert_to_openai_tool(tool)]}
+    def ask(self, messages: list[Message], tool: dict[str, Any]) -> Exchange:
+        """Ask the model for its next searches; `tool` defines search_labels. Raises EngineError."""
+        if self.model.manner.native_tools:
+            options = self._sampling.options(NATIVE_TURN_TOKENS) | {"tools": [tool]}
         else:
             schema = {"name": "searches", "schema": _SCHEMA, "strict": True}
             answer = {"type": "json_schema", "json_schema": schema}
@@ -88,7 +85,7 @@ class Shortlister:
 
         Raises UnusableTurnError where the reply is neither.
         """
-        if not self.model.native_tools:
+        if not self.model.manner.native_tools:
             return _read_answer(reply.content)
         return [_read_call(call) for call in reply.tool_calls], not reply.tool_calls
 
@@ -97,16 +94,16 @@ class Shortlister:
         return turn_message(reply.content, reply.tool_calls)
 
     def result_messages(self, asked: Sequence[Asked], results: Sequence[str]) -> list[Message]:
-        """Return what tells the model the results of its searches, in the order it asked for them."""
+        """Return the messages that tell the model the results of its searches, in the order it asked for them."""
         pairs = list(zip(asked, results, strict=True))
-        if self.model.native_tools:
-            return [result_message(one.call, result) for one, result in pairs]
-        lines = [f"{one.search.query}: {result}" for one, result in pairs if one.search]
+        if self.model.manner.native_tools:
+            return [result_message(call.call, result) for call, result in pairs]
+        lines = [f"{call.search.query}: {result}" for call, result in pairs if call.search]
         return [{"role": "user", "content": defused("\n".join(lines))}]
 
 
 def turn_message(content: str, calls: Sequence[dict[str, Any]] = ()) -> Message:
-    """Return a model's turn as a conversation keeps it: what it copied from a document is defused too."""
+    """Return a model's turn as a conversation keeps it: text that it copied from a document is defused too."""
     message: Message = {"role": "assistant", "content": defused(content)}
     if calls:
         message["tool_calls"] = [
@@ -121,7 +118,7 @@ def turn_message(content: str, calls: Sequence[dict[str, Any]] = ()) -> Message:
 
 
 def result_message(call: str, found: str) -> Message:
-    """Return what tells the model the result of a tool call."""
+    """Return the message that tells the model the result of a tool call."""
     return {"role": "tool", "tool_call_id": call, "content": defused(found)}
 
 

@@ -4,8 +4,9 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,51 +14,48 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.runnables import Runnable
 
-from ctd_agent.agents.retry import Patience
+from ctd_agent.agents.engines.retry import Patience
+from ctd_agent.agents.engines.student import read_student
+from ctd_agent.agents.manner import Manner
 from ctd_agent.errors import CtdError
 from ctd_agent.schema import Exchange, Reply, Usage
 
 
 class EngineError(CtdError):
-    """The engine did not answer; `exchange` holds what it was sent, and what it had answered before."""
+    """The engine did not answer. `exchange` holds the prompts sent and the replies before the failure."""
 
     def __init__(self, message: str, exchange: Exchange) -> None:
         super().__init__(message)
         self.exchange = exchange
 
 
+Thinking = Callable[[int], dict[str, Any]]  # thinking tokens to the options by which an engine is told them
+
+
 @dataclass(frozen=True)
 class ChatModel:
     """A LangChain chat model, with what the two phases must know of its strength.
 
-    `native_tools`: it makes tool calls of its own; else a search turn is constrained by schema.
-    `searches`: its searches are worth their turns; else it is given none unless asked to.
-    `listwise`: it can reason over a whole shortlist; else it is asked about one candidate at a time.
-    `candidates`: how many the document's own search brought to what it was taught to choose from, if it was taught.
-    `reasons`: choosing from a whole shortlist, it writes down its reasons before its choice. `names`: it chooses labels
-    by their names, not by their numbers.
-    `slots`: the documents it carries at once. `constrained`: it decodes under a JSON schema in
-    OpenAI's form. `thinking` says in the engine's own options how many tokens it may think, None
-    where it cannot be told. `patience` is what is known of the engine's failures.
+    `manner` is how it is asked. `searches`: its searches are worth their turns, else it gets no turn by default.
+    `selects` is its way of selecting, by name. `slots` is the number of documents it carries at once. `constrained`:
+    it decodes under a JSON schema in OpenAI's form. `thinking` is None where it cannot be told how much to think.
+    `patience` holds what is known of the engine's failures.
     """
 
     spec: str
     chat: BaseChatModel
-    native_tools: bool = True
+    manner: Manner = field(default_factory=Manner)
     searches: bool = True
-    listwise: bool = True
-    candidates: int | None = None
-    reasons: bool = True
-    names: bool = False
+    selects: str = "listwise"
     slots: int = 8
     constrained: bool = True
-    thinking: Callable[[int], dict[str, Any]] | None = None
+    thinking: Thinking | None = None
     patience: Patience = field(default_factory=Patience)
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
-        """Send the exchange's prompts one by one; return it with the replies.
+        """Send the exchange's prompts one by one and return it with the replies.
 
-        `within` is asked before each call, with what the exchange has cost so far, whether to go on.
+        `within` decides before each call, from the cost of the exchange so far, whether to go on.
         Raises EngineError when the engine fails on any prompt.
         """
         bound = self._bound(exchange.options)
@@ -83,6 +81,15 @@ class ChatModel:
             options.pop("response_format", None)
         # Each provider's client has its own form of a tool, and knows how to make it.
         return (self.chat.bind_tools(tools) if tools else self.chat).bind(**options)
+
+
+def as_taught(model: ChatModel, folder: Path) -> ChatModel:
+    """Return the model, asked as it was trained to be if the folder of its weights has a student's card."""
+    student = read_student(folder)
+    if student is None or student.kind != "language-model":
+        return model
+    searches = student.target in ("both", "shortlist")
+    return replace(model, manner=student.manner, searches=searches, selects="listwise")
 
 
 def _reply(message: Any, seconds: float) -> Reply:

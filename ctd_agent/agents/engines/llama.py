@@ -6,11 +6,59 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.errors import CtdError
+from ctd_agent.agents.engines.chat_model import ChatModel, as_taught
+from ctd_agent.agents.engines.openai_chat import openai_chat, template_thinking
+from ctd_agent.agents.manner import Manner
+from ctd_agent.errors import CtdError, UserError
 
 CONTEXT = 12_288  # tokens a conversation may hold
 
 _starting = threading.Lock()
+
+
+def load_local(spec: str, name: str) -> ChatModel:
+    """Return the default model, its weights fetched where the cache has none. Raises as `weights.fetch` does."""
+    from ctd_agent.agents.engines.weights import fetch
+
+    return _on_llama(spec, fetch())
+
+
+def load_gguf(spec: str, name: str) -> ChatModel:
+    """Return the model of a .gguf file, or of OWNER/REPO/FILE.gguf on the Hugging Face Hub.
+
+    Raises UserError where there is no such file or it is no GGUF.
+    """
+    path = Path(name).expanduser()  # behind a colon no shell does it
+    if path.suffix != ".gguf":
+        raise UserError(f"{spec}: name a .gguf file, or OWNER/REPO/FILE.gguf on the Hugging Face Hub")
+    if not path.is_file():
+        if len(path.parts) != 3 or path.is_absolute():
+            raise UserError(f"{spec}: no such file")
+        from ctd_agent.agents.engines.weights import hub_file
+
+        path = hub_file(name)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"{spec}: cannot be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise UserError(f"{spec}: not a GGUF file, whatever its name")
+    return _on_llama(spec, path)
+
+
+def llama_thinking(tokens: int) -> dict[str, Any]:
+    """Return the options that tell llama.cpp's server how many tokens to think; 0 for none."""
+    return template_thinking(tokens, thinking_budget_tokens=tokens)
+
+
+def _on_llama(spec: str, weights: Path) -> ChatModel:
+    from openai import DefaultHttpxClient
+
+    # Our own process: never by way of a proxy.
+    chat = openai_chat(weights.stem, llama_server(weights), http_client=DefaultHttpxClient(trust_env=False))
+    model = ChatModel(spec, chat, Manner(native_tools=False), searches=False, selects="pointwise", slots=1)
+    return as_taught(model, weights.parent)
 
 
 def llama_server(weights: Path) -> str:

@@ -8,8 +8,53 @@ from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 
+from ctd_agent.agents.engines.chat_model import ChatModel
+from ctd_agent.errors import UserError
+
+VLLM_SLOTS = 64  # vLLM batches what it is given: too few documents at once leave it idle
+OPENAI_SLOTS = 16  # an endpoint's limits are unknown: it says 429 where this is too much
 TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
 CONNECT = 5.0  # seconds to reach an endpoint
+
+
+def load_openai(spec: str, name: str) -> ChatModel:
+    """Return a model at OpenAI, or at the endpoint in `MODEL@URL`. Raises UserError for a bad URL, or no key."""
+    model, url = _endpoint(spec, name)
+    return ChatModel(spec, openai_chat(model, url), slots=OPENAI_SLOTS, thinking=None if url else _effort)
+
+
+def load_served(spec: str, name: str) -> ChatModel:
+    """Return a model on a vLLM server that runs already. Raises UserError for a bad URL."""
+    model, url = _endpoint(spec, name)
+    return ChatModel(spec, openai_chat(model, url), slots=VLLM_SLOTS)
+
+
+def vllm_thinking(tokens: int) -> dict[str, Any]:
+    """Return the options that tell a vLLM server with a reasoning parser how many tokens to think; 0 for none."""
+    return template_thinking(tokens, thinking_token_budget=tokens)
+
+
+def template_thinking(tokens: int, **budget: int) -> dict[str, Any]:
+    """Return the options that tell a chat template whether to think, with the engine's `budget` where it is to."""
+    return {"extra_body": {"chat_template_kwargs": {"enable_thinking": tokens > 0}} | (budget if tokens else {})}
+
+
+def _effort(tokens: int) -> dict[str, Any]:
+    """Return the option that tells OpenAI's models how much to think: an effort that stands for so many tokens."""
+    return {"reasoning_effort": "low" if tokens <= 4_096 else "medium" if tokens <= 16_384 else "high"}
+
+
+def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
+    """Return the model and the base URL that `MODEL[@URL]` names; a model's own name may hold an @."""
+    named = re.fullmatch(r"(.+?)@(https?://.+)", name)
+    if named and urlsplit(named[2]).hostname:
+        model, url = named[1], named[2].rstrip("/")
+        return model, url if urlsplit(url).path else f"{url}/v1"
+    if "@" in name:  # were it taken for a model's name, the documents would go to OpenAI
+        raise UserError(f"{spec}: what follows the @ is no http:// or https:// URL")
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise UserError(f"{spec}: set OPENAI_API_KEY, or name an endpoint: {spec}@http://HOST:PORT")
+    return name, None
 
 
 def openai_chat(model: str, url: str | None, **options: Any) -> BaseChatModel:

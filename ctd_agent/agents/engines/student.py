@@ -1,25 +1,26 @@
-"""What a trained student is and how it is to be asked: `student.json` in its folder."""
+"""A trained student's card, `student.json` in its folder: what it learned, and how it is asked."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from pydantic import model_validator
+
+from ctd_agent.agents.manner import Manner
 from ctd_agent.errors import UserError
 from ctd_agent.records import validated
 from ctd_agent.schema import Record
 
 FILE = "student.json"
-Kind = Literal["writer", "bi-encoder", "cross-encoder"]
+Kind = Literal["language-model", "bi-encoder", "cross-encoder"]
 Target = Literal["both", "shortlist", "select", "standard"]  # what a student learns: a phase, both, the whole at once
+SILENT = Manner(native_tools=False, reasons=False)  # of an encoder: it answers with scores
 
 
 class Student(Record):
     """A student's card.
 
-    A `writer` is a language model; it makes tool calls if `native_tools`, gives reasons before its choice if
-    `reasons`, and chooses labels by their names if `names`; `candidates` is how many the document's own search brought,
-    at most, to the shortlists that it learned from. A `bi-encoder` goes by nearness to labels, to shortlist or to
-    select; a `cross-encoder` scores a document with a candidate; as selector either chooses those whose score is above
-    `threshold`.
+    A `bi-encoder` scores by nearness, to shortlist or to select. A `cross-encoder` scores a document with a candidate.
+    As a selector either chooses the candidates that score above `threshold`.
     """
 
     kind: Kind
@@ -29,11 +30,30 @@ class Student(Record):
     task: str
     catalogue: str
     seed: int
-    native_tools: bool = False
-    reasons: bool = False
-    names: bool = False
-    candidates: int | None = None
+    manner: Manner = SILENT
     threshold: float = 0.5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrated(cls, card: Any) -> Any:
+        """Read a card of version 0.1, which had the manner's fields in its own, and called language models writers."""
+        if not isinstance(card, dict) or "manner" in card:
+            return card
+        manner = {name: card[name] for name in Manner.model_fields if name in card}
+        kept = {name: value for name, value in card.items() if name not in manner}
+        renamed = {"kind": "language-model"} if card.get("kind") == "writer" else {}
+        return kept | renamed | {"manner": SILENT.model_dump() | manner}
+
+    def specs(self, folder: Path) -> dict[str, str]:
+        """Return the student's model specs by the option of `label` that takes each.
+
+        A language model that learned the whole output at once has none: the graph has no place for such an answer.
+        """
+        if self.target == "standard" and self.kind == "language-model":
+            return {}
+        options = {"select": "selector", "both": "model"}
+        option = options.get(self.target, "shortlister")
+        return {option: f"vllm:{folder}" if self.kind == "language-model" else f"encoder:{folder}"}
 
 
 def read_student(folder: Path) -> Student | None:
@@ -49,5 +69,5 @@ def read_student(folder: Path) -> Student | None:
 
 
 def write_student(folder: Path, student: Student) -> None:
-    """Write the card into a folder: last, for it says that all is there."""
+    """Write the card into a folder: last, so that a folder with a card is whole."""
     (folder / FILE).write_text(student.model_dump_json(indent=1) + "\n", encoding="utf-8")

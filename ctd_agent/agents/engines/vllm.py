@@ -16,6 +16,10 @@ from typing import IO
 
 import httpx
 
+from ctd_agent.agents.engines.chat_model import ChatModel, as_taught
+from ctd_agent.agents.engines.openai_chat import VLLM_SLOTS, openai_chat, template_thinking
+from ctd_agent.agents.engines.retry import Patience
+from ctd_agent.agents.manner import Manner
 from ctd_agent.cache import cache_folder
 from ctd_agent.console import note
 from ctd_agent.errors import CtdError, UserError
@@ -48,6 +52,24 @@ _REASONING_PARSERS = {
     "[THINK]": "mistral",
     "<think>": "qwen3",
 }
+
+
+def load_vllm(spec: str, name: str) -> ChatModel:
+    """Return a model on a vLLM server that is started for it; raises as VllmServer does."""
+    from openai import DefaultHttpxClient
+
+    server = vllm_server(name)
+    tools = bool(server.tools)
+    model = ChatModel(
+        spec,
+        openai_chat(name, server.url, http_client=DefaultHttpxClient(trust_env=False)),
+        Manner(native_tools=tools),
+        searches=tools,
+        slots=VLLM_SLOTS,
+        thinking=None if server.reasoning else template_thinking,  # with a parser, as any vLLM server
+        patience=Patience(server.revive),
+    )
+    return as_taught(model, Path(name))
 
 
 class VllmServer:
@@ -111,7 +133,7 @@ class VllmServer:
         # Keys are for others: what is logged there is not ours to keep them out of.
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
         return subprocess.Popen(  # noqa: S603 - our interpreter and module, no shell
-            [sys.executable, "-m", "ctd_agent.agents.warden", *server],
+            [sys.executable, "-m", "ctd_agent.agents.engines.warden", *server],
             stdin=subprocess.PIPE,  # closed by the system when this process ends: then the warden ends the server
             stdout=log,
             stderr=log,

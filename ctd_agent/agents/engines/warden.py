@@ -1,6 +1,6 @@
 """Runs a command for another process, and ends it with that process, however that one dies.
 
-python -m ctd_agent.agents.warden COMMAND...
+python -m ctd_agent.agents.engines.warden COMMAND...
 
 The other process holds the writing end of this one's standard input. When it closes it, or is
 killed, the input ends: then the command and all its children are ended.

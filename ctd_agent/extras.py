@@ -1,0 +1,27 @@
+"""Libraries that an extra installs: imported where they are used, named where they are missing."""
+
+from importlib import import_module
+from typing import Any
+
+from ctd_agent.errors import UserError
+
+
+def library(name: str, extra: str, need: str) -> Any:
+    """Import a library that `pip install 'ctd-agent[EXTRA]'` brings; `need` says what needs it.
+
+    Raises UserError where it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(f"{need}: pip install 'ctd-agent[{extra}]' first") from error
+
+
+def sentence_transformers(need: str) -> Any:
+    """Import sentence-transformers, its progress bars off: ctd-agent shows its own.
+
+    Raises UserError where it is not installed.
+    """
+    found = library("sentence_transformers", "sentence-transformers", need)
+    import_module("transformers.utils.logging").disable_progress_bar()
+    return found
