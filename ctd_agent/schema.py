@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ctd_agent.errors import redacted
 
 Phase = Literal["search", "shortlist", "select"]
 Redacted = Annotated[str, AfterValidator(redacted)]  # what may quote a key, or a URL with a password
+MODEL = "model"  # the source of what the shortlister's own searches find; the other sources are those of tools.sources
 
 
 class Record(BaseModel):
@@ -17,8 +18,17 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _source_of(turn: int) -> str:
+    """Return the source of a hit of version 0.1, which told it by the model's turn: 0 was the document's own search."""
+    return MODEL if turn else "labels"
+
+
 class Label(Record):
-    """One entry of the catalogue. Identity is the id; names may repeat."""
+    """One entry of the catalogue. Identity is the id; names may repeat.
+
+    >>> Label(id="J45", name="Asthma", aliases=["bronchial asthma"]).text.splitlines()
+    ['Asthma', 'bronchial asthma']
+    """
 
     id: str = Field(min_length=1)
     name: str
@@ -35,12 +45,16 @@ class Label(Record):
 
     @property
     def text(self) -> str:
-        """What search reads of a label: name, aliases and description, one a line."""
+        """The text that search reads: name, aliases and description, one a line."""
         return "\n".join(part for part in (self.name, *self.aliases, self.description) if part)
 
 
 class Document(Record):
-    """A text to label. An empty text is allowed here: it fails alone, not the run."""
+    """A text to label. An empty text is valid: that document fails alone.
+
+    >>> Document(id="1", text="The central bank raised rates.").id
+    '1'
+    """
 
     id: str = Field(min_length=1)
     text: str
@@ -58,17 +72,18 @@ class Gold:
     filtered: frozenset[str] = frozenset()
 
 
-# There are hundreds of these a document: they are checked where a file is read, not where they are made.
+# A document has hundreds of the dataclasses below: they are checked where a file is read, not where they are made.
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One search hit of one candidate: which turn and query found it, at what rank and score.
+    """One hit that brought a candidate.
 
-    Turn 0 is the search for the document itself; ranks start at 1.
+    `source` is where it was found: the name of one of the sources, or `model` for a search that the shortlister
+    asked for. `query` holds that search's words, "" for a source that was given the document. Ranks start at 1.
     """
 
-    turn: int
+    source: str
     query: str
     rank: int
     score: float
@@ -84,17 +99,47 @@ class FoundLabel(Record):
 
 
 class SearchResult(Record):
-    """One search that ran, and what it found."""
+    """One search that ran, and its hits. `turn` is the model's turn that asked for it, 0 for a source's own."""
 
+    source: str
     turn: int
     query: str
     limit: int
     found: list[FoundLabel]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _migrated(cls, search: Any) -> Any:
+        if isinstance(search, dict) and "source" not in search and "turn" in search:
+            return search | {"source": _source_of(search["turn"])}
+        return search
+
     @property
     def key(self) -> str:
-        """What makes two searches the same: the query, case and spacing apart."""
-        return " ".join(self.query.casefold().split())
+        """Equal keys are the same search."""
+        return _search_key(self.query)
+
+
+QUERY = 300  # characters of a model's search
+
+
+class Search(BaseModel):
+    """The arguments of search_labels, as a model gives them."""
+
+    # A model's spare arguments are no reason to lose its search.
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+
+    query: str = Field(min_length=1, max_length=QUERY, description="a few words: a label's name or topic")
+    limit: int = Field(default=10, ge=1, le=50, description="how many labels to return")
+
+    @property
+    def key(self) -> str:
+        """Equal keys are the same search."""
+        return _search_key(self.query)
+
+
+def _search_key(query: str) -> str:
+    return " ".join(query.casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +151,15 @@ class Candidate:
     found_by: list[Finding]
 
 
+class ShownCandidate(Record):
+    """A candidate of the shortlist as the selector was shown it."""
+
+    id: str
+    text: str
+
+
 class ChosenLabel(Record):
-    """A label of the final selection. Rank starts at 1; score is the selector's, in [0, 1]."""
+    """A label of the final selection: ranks start at 1, scores are the selector's, in [0, 1]."""
 
     id: str
     name: str
@@ -117,10 +169,16 @@ class ChosenLabel(Record):
 
 
 class Selection(Record):
-    """Phase 2's outcome: the chosen labels, best first, and the score of every candidate it judged."""
+    """The outcome of phase 2: the chosen labels, best first, and the score of every candidate that was judged."""
 
     labels: list[ChosenLabel]
     scores: dict[str, float]
+
+
+def _finding(found: Any) -> Any:
+    if isinstance(found, dict) and "turn" in found:  # of version 0.1
+        return {name: value for name, value in found.items() if name != "turn"} | {"source": _source_of(found["turn"])}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +187,7 @@ class ShortlistEntry:
 
     id: str
     score: float
-    found_by: list[Finding]
+    found_by: list[Annotated[Finding, BeforeValidator(_finding)]]
 
 
 class Failure(Record):
@@ -141,7 +199,7 @@ class Failure(Record):
 
 
 class Usage(Record):
-    """What a phase cost: model calls, tokens, and seconds of wall time.
+    """The cost of a phase: model calls, tokens, and seconds of wall time.
 
     `cached_tokens` are the prompt tokens that the engine's prefix cache spared.
     """
@@ -179,20 +237,22 @@ class LabeledDocument(Record):
 
 
 class Reply(Record):
-    """What a model answered to one prompt.
+    """A model's answer to one prompt.
 
-    `logprobs` are those of the first answer token's likeliest alternatives, where asked for.
+    `logprobs` are those of the first answer token's likeliest alternatives, where asked for. `score` is an
+    encoder's answer, in log-odds.
     """
 
     content: str = ""
     reasoning: str = ""
     tool_calls: list[dict[str, Any]] = []
     logprobs: dict[str, float] = {}
+    score: float | None = None
     usage: Usage = Usage()
 
 
 class Exchange(Record):
-    """One step's conversation with a model, exactly as sent, and what came back.
+    """One step's conversation with a model: the prompts exactly as sent, and the replies.
 
     With no `questions` there was one prompt: `messages`. With questions there was one prompt per
     question: `messages` with the question appended to the last message, so that the prompts share
@@ -210,7 +270,7 @@ class Exchange(Record):
 
     @property
     def usage(self) -> Usage:
-        """What all its calls cost."""
+        """The cost of all its calls."""
         return sum((reply.usage for reply in self.replies), Usage())
 
     @property

@@ -2,7 +2,6 @@
 
 import json
 import os
-import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -14,10 +13,10 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from ctd_agent.errors import CtdError, UserError
-from ctd_agent.graphs import labeling
-from ctd_agent.graphs.labeling import PHASES, LabelingGraph
+from ctd_agent.graphs.faults import internal
+from ctd_agent.graphs.labeling import LabelingGraph
 from ctd_agent.records import append_lines, cut_torn_line, read_records
-from ctd_agent.schema import Document, Failure, LabeledDocument, Phase
+from ctd_agent.schema import Document, LabeledDocument
 
 RETRIED = ("engine", "internal")  # the kinds of failure that are no fault of the document
 
@@ -53,33 +52,23 @@ def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
     except (CtdError, UserError):  # the log cannot be written, and no other document's could
         raise
     except Exception as error:  # whatever it is, it is this document's alone
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        message = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        failure = Failure(phase=_phase(error), kind="internal", message=message)
-        return LabeledDocument(id=document.id, labels=[], shortlist=[], usage={}, failure=failure)
+        return LabeledDocument(id=document.id, labels=[], shortlist=[], usage={}, failure=internal(error))
     return result
-
-
-def _phase(error: Exception) -> Phase:
-    """Return the phase of the graph's node that an error has come through, `select` where it was none."""
-    names = [place.name for place in traceback.extract_tb(error.__traceback__) if place.filename == labeling.__file__]
-    return next((phase for node, phase in PHASES.items() if node in names[:1]), "select")
 
 
 class Output:
     """A file of results that a run appends to, and that the same run goes on with after it was cut.
 
-    What is done is known by the documents' ids: one whose text has changed since counts as done. A
-    document whose failure was not its own does not count: it is tried again, and its line dropped.
-    Nothing in the file is touched before the first result is written. `failed` counts the failures
-    that stay, by kind.
+    A document is done if its id is there, whatever its text is now. A document that an engine failed is not done: it
+    is tried again, and its line dropped. Nothing in the file is touched before the first result is written. `failed`
+    counts the failures that stay, by kind.
     """
 
     def __init__(self, path: Path, retry_failed: bool = False, wait: float = 0.0) -> None:
-        """Take the file, and note what is done; one process may have it at a time.
+        """Take the file and note the documents that are done; one process may have it at a time.
 
-        With `retry_failed` no document that has failed counts as done, whatever it failed by. For
-        another process to let the file go it waits `wait` seconds.
+        With `retry_failed` no failed document counts as done. `wait` is the seconds to wait for another process to
+        let the file go.
         Raises UserError where the file cannot be written, holds anything but results, or is taken.
         """
         self.path = path
@@ -151,7 +140,7 @@ class Output:
     def close(self) -> None:
         """Close the file, and let other runs have it."""
         self._close()
-        with suppress(OSError):  # while it is held: who waits for this very lock finds it unlinked, and makes another
+        with suppress(OSError):  # while it is held: a process that waits for it finds it unlinked, and makes another
             Path(self._lock.lock_file).unlink()
         self._lock.release()
 

@@ -3,12 +3,11 @@
     START ──▶ read ──▶ shortlist ⇄ search
                            └──▶ select ──▶ finish ──▶ END
 
-Every node but `finish` is a transition of the log. Budgets are checked before each call, and end
-a phase, never the run. An engine that fails ends the document: there is nobody left to ask.
+Every node but `finish` is a transition of the log. Budgets are checked before each call. They end a phase, never the
+run. An engine that fails ends the document.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -17,15 +16,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from ctd_agent.agents.chat_model import EngineError
-from ctd_agent.agents.encoders import Encoder
-from ctd_agent.agents.models import Model, load_model
+from ctd_agent.agents.engines import EngineError, Model, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
 from ctd_agent.agents.sampling import GREEDY, Sampling
-from ctd_agent.agents.selector import Selector, UnusableSelectionError, load_selector
+from ctd_agent.agents.selecting import Selector, UnusableSelectionError, load_selector
 from ctd_agent.agents.shortlister import Shortlister, UnusableTurnError
-from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.checks import check_shortlister, check_thinking
+from ctd_agent.graphs.faults import in_phase
 from ctd_agent.graphs.state import (
     LabelingInput,
     LabelingOutput,
@@ -39,12 +37,21 @@ from ctd_agent.graphs.state import (
     spent,
 )
 from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
-from ctd_agent.schema import Candidate, Document, Failure, Phase, SearchResult, Selection, Usage
-from ctd_agent.tools.embedding import load_embedder
-from ctd_agent.tools.label_search import Searchable, found_text, log_entry, search_labels_tool
+from ctd_agent.schema import (
+    MODEL,
+    Candidate,
+    Document,
+    Failure,
+    Phase,
+    SearchResult,
+    Selection,
+    ShownCandidate,
+    Usage,
+)
+from ctd_agent.tools.label_search import SEARCH_LABELS, Searchable, found_text, log_entry
+from ctd_agent.tools.sources import SOURCES
 
-DOCUMENT_HITS = 100  # labels that the document's own search brings
-SHOWN = 10  # of them, as the shortlister is shown
+SHOWN = 10  # of the document's own hits, as the shortlister is shown
 
 
 Change = dict[str, Any]
@@ -65,17 +72,21 @@ def build_graph(
 ) -> LabelingGraph:
     """Return the compiled graph: invoke it with {"document": Document}, get {"result": LabeledDocument}.
 
-    `shortlister` and `selector` are model specs or models; `task` says in a few words what the
-    labels are; `budget` is by default the one that fits them; `log` is a file that every transition
-    is appended to.
-    Raises UserError for a spec that names nothing, a thinking budget that a model cannot be told, or
-    a log that cannot be written.
+    `shortlister` and `selector` are model specs or models. `task` says in a few words what the labels are. `budget` is
+    by default the one that fits the models. Every transition is appended to the file `log`.
+    Raises UserError for a spec that names nothing, a thinking budget that a model cannot be told, or a log that cannot
+    be written.
+
+    >>> index = LabelIndex.build([Label(id="1", name="Mail"), Label(id="2", name="Games")], "index", "static")
+    >>> graph = build_graph("local", "local", index, task="topics")  # fetches the model's weights once
+    >>> graph.invoke({"document": {"id": "a", "text": "An SMTP client"}})["result"].labels[0].name
+    'Mail'
     """
     models = [load_model(model) if isinstance(model, str) else model for model in (shortlister, selector)]
     sampling: dict[Phase, Sampling] = {"shortlist": shortlist_sampling, "select": select_sampling}
-    _check_thinking(models, sampling.values())
+    check_thinking(models, sampling.values())
     budget = budget or Budget.fitting(*models)
-    _check_encoder(models[0], index, budget)
+    check_shortlister(models[0], index, budget)
     choose = load_selector(models[1], task, select_sampling)
     run = new_run(
         task=task,
@@ -85,7 +96,7 @@ def build_graph(
         catalogue=index.manifest.fingerprint,
         labels=index.manifest.labels,
         embedder=index.manifest.embedder,
-        budget=asdict(budget),
+        budget=budget,
         sampling=sampling,
     )
     write = TransitionLog(Path(log), run).write if log else lambda _: None
@@ -95,32 +106,12 @@ def build_graph(
 
 def _wired(nodes: "_Nodes") -> LabelingGraph:
     graph = StateGraph(LabelingState, input_schema=LabelingInput, output_schema=LabelingOutput)
-    for node in (nodes.read, nodes.shortlist, nodes.search, nodes.select, nodes.finish):
-        graph.add_node(node.__name__, node)
+    for name, phase in PHASES.items():
+        graph.add_node(str(name), in_phase(phase, getattr(nodes, name)))
+    graph.add_node("finish", in_phase("select", nodes.finish))
     graph.add_edge(START, "read")
     graph.add_edge("finish", END)
     return graph.compile(name="labeling")
-
-
-def _check_thinking(models: Iterable[Model], sampling: Iterable[Sampling]) -> None:
-    for model, wanted in zip(models, sampling, strict=True):
-        if wanted.thinking is not None and model.thinking is None:
-            raise UserError(f"{model.spec}: this engine cannot be told how much to think; leave `thinking` out")
-
-
-def _check_encoder(shortlister: Model, index: Searchable, budget: Budget) -> None:
-    """Refuse an encoder a phase that is not its own: it shortlists by the index that holds its vectors."""
-    if not isinstance(shortlister, Encoder):
-        return
-    if shortlister.student.target == "select":
-        raise UserError(f"{shortlister.spec}: it was trained to select; for phase 1 name one trained to shortlist")
-    if budget.turns:
-        raise UserError(f"{shortlister.spec}: an encoder makes no searches of its own; leave the turns at 0")
-    if index.manifest.embedder != load_embedder(shortlister.embedder).spec:
-        raise UserError(
-            f"{shortlister.spec}: the index was built with embedder {index.manifest.embedder!r}; "
-            f"build it with {shortlister.embedder!r}"
-        )
 
 
 class _Nodes:
@@ -138,7 +129,7 @@ class _Nodes:
         self._shortlister = shortlister
         self._selector = selector
         self._agents: dict[Node, Shortlister | Selector] = {"shortlist": shortlister, "select": selector}
-        self._tool = search_labels_tool(index)
+        self._sources = {name: source(index) for name, source in SOURCES.items()}
         self._index = index
         self._budget = budget
         self._run = run
@@ -151,16 +142,19 @@ class _Nodes:
         if not text:
             failure = _failure("search", "empty_document", "the document has no text")
             return self._go(fresh, "read", "finish", change, text=text, failure=failure)
+        searches, candidates = [], dict[str, Candidate]()
         try:
-            hits = self._index.search(text, DOCUMENT_HITS)
+            for name, source in self._sources.items():
+                hits = source.find(text)
+                searches.append(log_entry(name, 0, "", source.limit, hits))
+                candidates = merge(candidates, found_by(name, "", hits))
         except Exception as error:  # the index's engine and its embedder each have their own
             failure = _failure("search", "engine", f"{type(error).__name__}: {error}")
             return self._go(fresh, "read", "finish", change, text=text, failure=failure)
-        shown = found_text([hit.label.name for hit in hits[:SHOWN]])
-        change["candidates"] = found_by(0, "", hits)
+        shown = found_text([candidate.label.name for candidate in shortlist(candidates, SHOWN)])
+        change["candidates"] = candidates
         change["messages"] = self._shortlister.opening(text, shown, self._budget.searches)
         goto: Goto = "shortlist" if self._budget.turns and self._budget.searches else "select"
-        searches = [log_entry(0, "", DOCUMENT_HITS, hits)]
         return self._go(fresh, "read", goto, change, text=text, searches=searches, usage=_since(fresh["started"]))
 
     def shortlist(self, state: LabelingState) -> Command[Literal["search", "select", "finish"]]:
@@ -170,7 +164,7 @@ class _Nodes:
             failure = _failure("shortlist", "budget", f"spent before turn {turn}")
             return self._go(state, "shortlist", "select", failure=failure)
         try:
-            exchange = self._shortlister.ask(state["messages"], self._tool)
+            exchange = self._shortlister.ask(state["messages"], SEARCH_LABELS)
         except EngineError as error:
             failure = _failure("shortlist", "engine", str(error))
             return self._go(state, "shortlist", "finish", exchange=error.exchange, failure=failure)
@@ -196,11 +190,11 @@ class _Nodes:
         messages = [*state["messages"], *self._shortlister.result_messages(asked, answers)]
         change = {"candidates": candidates, "messages": messages}
         step: dict[str, Any] = {"searches": searches, "usage": _since(started)}
-        malformed = [one.error for one in asked if one.search is None]
+        malformed = [call.error for call in asked if call.search is None]
         over = state["done"] or state["turn"] >= self._budget.turns or len(ran) >= self._budget.searches
         if over and len(malformed) == len(asked):
             step["failure"] = _failure("shortlist", "invalid_output", malformed[0])
-        # What was malformed deserves another try; who only repeats itself has nothing left to ask.
+        # A malformed call deserves another turn; a model that only repeats itself has nothing left to ask.
         again = not over and (searches or malformed)
         return self._go(state, "search", "shortlist" if again else "select", change, **step)
 
@@ -208,12 +202,14 @@ class _Nodes:
         """Ask the model to choose from the shortlist."""
         candidates = shortlist(state["candidates"], self._budget.candidates)
         if not candidates:
-            return self._go(state, "select", "finish", selection=Selection(labels=[], scores={}))
+            return self._go(state, "select", "finish", shown=[], selection=Selection(labels=[], scores={}))
+        texts = [self._selector.show(candidate.label) for candidate in candidates]
+        shown = [ShownCandidate(id=c.label.id, text=text) for c, text in zip(candidates, texts, strict=True)]
         try:
-            exchange = self._selector.ask(state["text"], candidates, lambda usage: self._within(state, usage))
+            exchange = self._selector.ask(state["text"], candidates, texts, lambda usage: self._within(state, usage))
         except EngineError as error:
             failure = _failure("select", "engine", str(error))
-            return self._go(state, "select", "finish", exchange=error.exchange, failure=failure)
+            return self._go(state, "select", "finish", shown=shown, exchange=error.exchange, failure=failure)
         unasked = len(exchange.prompts) - len(exchange.replies)
         failed = _failure("select", "budget", f"spent with {unasked} questions unasked") if unasked else None
         selection = None
@@ -221,7 +217,8 @@ class _Nodes:
             selection = self._selector.read(exchange, candidates) if exchange.replies else None
         except UnusableSelectionError as error:
             failed = failed or _failure("select", "invalid_output", str(error))
-        return self._go(state, "select", "finish", exchange=exchange, selection=selection, failure=failed)
+        step: dict[str, Any] = {"shown": shown, "exchange": exchange, "selection": selection, "failure": failed}
+        return self._go(state, "select", "finish", **step)
 
     def finish(self, state: LabelingState) -> Change:
         """Log the document's steps, and put its result together."""
@@ -231,9 +228,9 @@ class _Nodes:
     def _run_searches(
         self, state: LabelingState, ran: set[str]
     ) -> tuple[list[str], list[SearchResult], dict[str, Candidate]]:
-        """Return what the model reads of each search it asked for, those that ran, and all candidates now.
+        """Return the text that answers each search the model asked for, the searches that ran, and all candidates now.
 
-        `ran` holds the keys of earlier searches, and gets those of the new ones.
+        `ran` holds the keys of earlier searches; those of the new ones are added to it.
         """
         answers: list[str] = []
         searches: list[SearchResult] = []
@@ -247,12 +244,11 @@ class _Nodes:
             elif len(ran) >= self._budget.searches:
                 answers.append("no searches left")
             else:
-                call = {"type": "tool_call", "id": asked.call, "name": self._tool.name, "args": search.model_dump()}
-                message = self._tool.invoke(call)
+                hits = self._index.search(search.query, search.limit)
                 ran.add(search.key)
-                answers.append(str(message.content))
-                searches.append(log_entry(turn, search.query, search.limit, message.artifact))
-                candidates = merge(candidates, found_by(turn, search.query, message.artifact))
+                answers.append(found_text([hit.label.name for hit in hits]))
+                searches.append(log_entry(MODEL, turn, search.query, search.limit, hits))
+                candidates = merge(candidates, found_by(MODEL, search.query, hits))
         return answers, searches, candidates
 
     def _within(self, state: LabelingState, usage: Usage) -> bool:

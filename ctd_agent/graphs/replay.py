@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.chat_model import ChatModel, EngineError
-from ctd_agent.agents.models import Model
+from ctd_agent.agents.engines import ChatModel, EngineError, Model
 from ctd_agent.errors import redacted
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.schema import Exchange, Reply, Usage
 
 
 class Memory:
-    """What models have answered, by model, prompt and options; `replayed` and `asked` count the prompts."""
+    """Models' earlier answers, by model, prompt and options. `replayed` and `asked` count the prompts."""
 
     def __init__(self) -> None:
         self.replayed = 0
@@ -26,22 +25,22 @@ class Memory:
 
     @classmethod
     def of(cls, logs: Iterable[Path]) -> "Memory":
-        """Return what transitions logs hold. Raises UserError for a log with a broken line."""
+        """Return the answers in transitions logs. Raises UserError for a log with a broken line."""
         memory = cls()
         for log in logs:
-            for steps in read_transitions(log).values():
+            for steps in read_log(log).steps.values():
                 for step in steps:
                     if step.exchange and step.model:
                         memory._learn(step.model, step.exchange)
         return memory
 
     def reply(self, model: str, prompt: list[dict[str, Any]], options: dict[str, Any]) -> Reply | None:
-        """Return what the model answered to this very prompt with these options, None where it was not asked."""
+        """Return the model's answer to this very prompt with these options, None where it was not asked."""
         with self._lock:
-            found = self._replies.get(_key(model, prompt, options))
-            self.replayed += found is not None
-            self.asked += found is None
-        return found
+            known = self._replies.get(_key(model, prompt, options))
+            self.replayed += known is not None
+            self.asked += known is None
+        return known
 
     def add(self, model: str, prompt: list[dict[str, Any]], options: dict[str, Any], reply: Reply) -> None:
         """Remember an answer."""
@@ -55,10 +54,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class ReplayedModel(ChatModel):
-    """A chat model that takes from memory what it has answered before, usage and all, and remembers the rest.
+    """A chat model that repeats its earlier answers from memory, usage and all, and remembers new ones.
 
-    It answers alike to what is alike, so that with a temperature above zero, too, a document's runs
-    differ in nothing but what was changed on purpose.
+    Equal prompts get equal answers, also at a temperature above zero: a document's runs differ only by what was
+    changed on purpose.
     """
 
     memory: Memory = field(default_factory=Memory)
@@ -68,7 +67,7 @@ class ReplayedModel(ChatModel):
         """Return the model with a memory; an encoder needs none."""
         if not isinstance(model, ChatModel):
             return model
-        return cls(**{one.name: getattr(model, one.name) for one in fields(ChatModel)}, memory=memory)
+        return cls(**{known.name: getattr(model, known.name) for known in fields(ChatModel)}, memory=memory)
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
         """Send those of the exchange's prompts that are new, one by one; else as ChatModel does."""

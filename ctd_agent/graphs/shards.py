@@ -1,25 +1,25 @@
-"""One file of many: a shard's documents, labelled into files of its own.
+"""A shard: one file of many, its documents labelled into files of its own.
 
-Of the shard NAME, in the folder of the results:
+In the folder of the results lie, for the shard NAME:
 
     NAME                      the results; a Parquet file is there once it is whole
     _transitions/NAME.jsonl   the transitions log
     _lines/NAME.jsonl         a Parquet shard's results as they come
 
-Readers of data sets pass over what begins with an underscore. Whoever labels a shard holds the lock
-of its results, so nobody else does at that time; whoever comes next goes on where they ended.
+Readers of data sets pass over names that begin with an underscore. A process that labels a shard holds the lock of
+its results. The next one goes on where it ended.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents
-from ctd_agent.graphs.batch import Output, label_documents
-from ctd_agent.graphs.labeling import LabelingGraph
-from ctd_agent.parquet import write_parquet
+from ctd_agent.files.parquet import write_parquet
+from ctd_agent.graphs.batch import Output
+from ctd_agent.graphs.job import Labeller
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Failure, LabeledDocument, Record
 
@@ -28,9 +28,9 @@ WAIT = 180.0  # seconds until the last one's lock is given up for held: NFS take
 
 
 class ShardReport(Record):
-    """How a shard stands once it was labelled: its documents, how many failed by kind, the first of each kind.
+    """A shard's state after labelling: its documents, how many failed by kind, and the first of each kind.
 
-    With an `error` it could not be labelled, by the user's fault or not.
+    `error` says why it could not be labelled, `users_fault` whether the user can mend that.
     """
 
     shard: str
@@ -66,32 +66,23 @@ def find_shards(source: str) -> list[Path]:
     return found
 
 
-def label_shard(
-    shard: Path,
-    folder: Path,
-    build: Callable[[Path], LabelingGraph],
-    *,
-    columns: Mapping[str, str] = {},
-    concurrency: int = 1,
-    ordered: bool = True,
-    retry_failed: bool = False,
-) -> ShardReport:
+def label_shard(shard: Path, folder: Path, labeller: Labeller) -> ShardReport:
     """Label the documents of a shard that have no result in `folder` yet, and report how the shard stands.
 
-    `build` makes the graph that logs to a file; `retry_failed` is Output's.
     Raises UserError where a file cannot be read or written, is another run's, or is still held by another process.
     """
-    documents = read_documents(str(shard), columns)
+    job = labeller.job
+    documents = read_documents(str(shard), job.columns)
     places = _places(shard, folder)
-    with Output(places.lines, retry_failed, WAIT) as out:
+    with Output(places.lines, job.retry_failed, WAIT) as out:
         todo = _left(documents, out, places)
         if todo:
-            graph = build(places.log)
+            results = labeller.label(todo, places.log)
             if places.results != places.lines:
                 places.results.unlink(missing_ok=True)  # it is no longer what the lines say
-            for result in label_documents(graph, todo, concurrency=concurrency, ordered=ordered):
+            for result in results:
                 out.write(result)
-        if ordered:
+        if job.ordered:
             out.sort(documents)
         if not places.results.exists():
             draft = places.lines.with_suffix(".part")

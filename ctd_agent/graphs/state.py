@@ -1,4 +1,4 @@
-"""The labelling graph's state, and what is computed from it."""
+"""The labelling graph's state, and the functions of it."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from ctd_agent.agents.prompts import Message
 from ctd_agent.agents.shortlister import Asked
 from ctd_agent.graphs.transitions import Transition
 from ctd_agent.schema import (
+    MODEL,
     Candidate,
     Document,
     Failure,
@@ -41,46 +42,51 @@ def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dic
 def shortlist(candidates: Mapping[str, Candidate], size: int) -> list[Candidate]:
     """Return the candidates that phase 2 sees, best fused score first; ties go to the one found first.
 
-    The first `size` of the document's own search are always among them: the shortlist never falls
-    below plain retrieval. The best of what only the model's searches found, half as many at most,
-    come on top: in one common order a single search's find would always be cut.
+    The best `size` of what the sources found are always among them: the shortlist never falls below plain
+    retrieval. The best of what only the model's searches found, half as many at most, come on top: in one common
+    order a single search's find would always be cut.
     """
     best = sorted(candidates.values(), key=lambda candidate: -candidate.score)
-    own = sorted((c for c in best if c.found_by[0].turn == 0), key=lambda c: c.found_by[0].rank)[:size]
-    more = [c for c in best if c.found_by[0].turn > 0][: size // 2]
-    return sorted([*own, *more], key=lambda candidate: -candidate.score)
+    retrieved = sorted((c for c in best if _retrieval_score(c)), key=lambda c: -_retrieval_score(c))[:size]
+    more = [c for c in best if not _retrieval_score(c)][: size // 2]
+    return sorted([*retrieved, *more], key=lambda candidate: -candidate.score)
 
 
-def found_by(turn: int, query: str, hits: Sequence[Hit]) -> dict[str, Candidate]:
-    """Return a search's hits as candidates. Turn 0 is the document's own search; its query is left empty."""
+def _retrieval_score(candidate: Candidate) -> float:
+    """Return the part of a candidate's fused score that does without a model."""
+    return sum(1 / (RRF_K + finding.rank) for finding in candidate.found_by if finding.source != MODEL)
+
+
+def found_by(source: str, query: str, hits: Sequence[Hit]) -> dict[str, Candidate]:
+    """Return the hits of a search as candidates, by label id."""
     return {
         hit.label.id: Candidate(
             label=hit.label,
             score=1 / (RRF_K + rank),
-            found_by=[Finding(turn=turn, query=query, rank=rank, score=hit.score)],
+            found_by=[Finding(source=source, query=query, rank=rank, score=hit.score)],
         )
         for rank, hit in enumerate(hits, start=1)
     }
 
 
 class LabelingInput(TypedDict):
-    """What the graph is invoked with: a Document, or a dict of its fields."""
+    """The graph's input: a Document, or a dict of its fields."""
 
     document: Document | dict[str, Any]
 
 
 class LabelingOutput(TypedDict):
-    """What the graph returns: the result, and every transition that led to it."""
+    """The graph's output: the result, and every transition that led to it."""
 
     result: LabeledDocument
     transitions: list[Transition]
 
 
 class LabelingState(TypedDict, total=False):
-    """What the nodes share about one document.
+    """The nodes' shared state of one document.
 
-    `text` is what is read of the document; `messages` is phase 1's conversation so far; `asked` are
-    the searches of the model's last turn, `done` its wish for no other; `turn` counts its turns.
+    `text` is the part of the document that is read. `messages` is phase 1's conversation so far. `asked` are the
+    searches of the model's last turn, `done` its wish for no other, `turn` counts its turns.
     """
 
     document: Document
@@ -99,7 +105,7 @@ class LabelingState(TypedDict, total=False):
 
 
 def begin(document: Document, limit: int) -> LabelingState:
-    """Return the state that a document begins with; no reducer, so nothing of an earlier one can stay.
+    """Return the state that a document begins with. It has no reducer, so nothing of an earlier document can stay.
 
     Of the text, without the blanks around it, the first `limit` bytes of UTF-8 are read.
     """
@@ -121,13 +127,14 @@ def begin(document: Document, limit: int) -> LabelingState:
 
 
 def spent(state: LabelingState) -> Usage:
-    """Return what the document has cost so far."""
+    """Return the document's cost so far."""
     return sum((transition.usage for transition in state["transitions"]), Usage())
 
 
 def asked_before(state: LabelingState) -> set[str]:
-    """Return the keys of the model's searches that have run; the document's own is not among them."""
-    return {search.key for transition in state["transitions"] for search in transition.searches if search.turn}
+    """Return the keys of the model's searches that have run."""
+    searches = [search for transition in state["transitions"] for search in transition.searches]
+    return {search.key for search in searches if search.source == MODEL}
 
 
 def result(state: LabelingState, size: int) -> LabeledDocument:

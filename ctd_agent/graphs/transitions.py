@@ -1,8 +1,8 @@
-"""The transitions log: one JSON line a graph step, append-only. The log is what distillation reads.
+"""The transitions log: one JSON line a graph step, append-only. Distillation reads nothing else.
 
-A run's header line holds what is common to all its steps. A document's steps are appended together,
-when its last is done. A document that was run again has steps under more than one run, or twice
-under one: the last whole set counts, and a set is whole when its last step goes to `finish`.
+A run's header line holds the fields that all its steps share. A document's steps are appended together when its last
+is done. A document that was run again has steps under more than one run, or twice under one: the last whole set
+counts, and a set is whole when its last step goes to `finish`.
 """
 
 import threading
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import uuid4
 
 from filelock import lock_descriptor
@@ -19,15 +19,26 @@ from pydantic import Field, RootModel
 
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.records import append_lines, cut_torn_line, read_records
-from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, Usage
+from ctd_agent.schema import (
+    Exchange,
+    Failure,
+    Phase,
+    Record,
+    Redacted,
+    SearchResult,
+    Selection,
+    ShownCandidate,
+    Usage,
+)
 
 Node = Literal["read", "shortlist", "search", "select"]
 Goto = Literal["shortlist", "search", "select", "finish"]
 
 
 class Run(Record):
-    """The header of a run: what every step of it shares, and what makes two runs comparable."""
+    """The header of a run: the settings that all its steps share. Runs are comparable where these agree."""
 
     record: Literal["run"] = "run"
     run: str
@@ -40,7 +51,7 @@ class Run(Record):
     catalogue: str
     labels: int
     embedder: Redacted
-    budget: dict[str, float]
+    budget: Budget
     sampling: dict[Phase, Sampling] = {}
 
     def differs(self, other: "Run") -> list[str]:
@@ -52,9 +63,10 @@ class Run(Record):
 class Transition(Record):
     """One step of the graph for one document; `goto` is the node that came next.
 
-    `exchange` is what a model was sent and answered, null for a search; `searches` is what the
-    tool found; `added` are the candidates the step brought in, by label id, in the order found.
-    `text`, on the first step, is what was read of the document.
+    `exchange` holds a model's prompts and answers, null for a search. `searches` are those that ran, `added` the
+    candidates that were new, by label id, in the order found. `text`, on the first step, is the part of the document
+    that was read. `shown`, on the select step, is the shortlist in the order and words that the selector was shown;
+    null in logs of version 0.1, which did not keep it.
     """
 
     record: Literal["transition"] = "transition"
@@ -70,6 +82,7 @@ class Transition(Record):
     searches: list[SearchResult] = []
     text: str | None = None
     added: list[str] = []
+    shown: list[ShownCandidate] | None = None
     selection: Selection | None = None
     usage: Usage = Usage()
     failure: Failure | None = None
@@ -130,28 +143,38 @@ class TransitionLog:
                 )
 
 
-def read_runs(path: Path) -> list[Run]:
-    """Return the headers of all runs in a log, oldest first. Raises UserError for a broken line."""
-    return [record for record in _records(path) if isinstance(record, Run)]
+class Log(NamedTuple):
+    """A log as it was read: the headers of its runs, oldest first, and every document's last whole set of steps."""
+
+    runs: list[Run]
+    steps: dict[str, list[Transition]]
 
 
-def read_transitions(path: Path) -> dict[str, list[Transition]]:
-    """Return the steps of every document in a log, by document id; the last whole set of each.
+def log_of(results: Path) -> Path:
+    """Return where the log of a file of results lies.
 
-    Raises UserError for a broken line, naming file and line.
+    >>> log_of(Path("out.jsonl")).name
+    'out.jsonl.transitions.jsonl'
     """
-    whole: dict[str, list[Transition]] = {}
+    return results.with_name(f"{results.name}.transitions.jsonl")
+
+
+def read_log(path: Path) -> Log:
+    """Return a log's runs and steps. Raises UserError for a broken line, naming file and line."""
+    log = Log([], {})
     begun: dict[tuple[str, str], list[Transition]] = {}
-    for step in _records(path):
-        if isinstance(step, Transition):
-            key = step.run, step.document
-            steps = [*begun.pop(key, []), step] if step.step else [step]
-            if step.step != len(steps) - 1:  # its beginning is not here
-                continue
-            begun[key] = steps
-            if step.goto == "finish":
-                whole[step.document] = begun.pop(key)
-    return whole
+    for record in _records(path):
+        if isinstance(record, Run):
+            log.runs.append(record)
+            continue
+        key = record.run, record.document
+        steps = [*begun.pop(key, []), record] if record.step else [record]
+        if record.step != len(steps) - 1:  # its beginning is not here
+            continue
+        begun[key] = steps
+        if record.goto == "finish":
+            log.steps[record.document] = begun.pop(key)
+    return log
 
 
 class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.extras import sentence_transformers
 
 Vectors = NDArray[np.float32]
 
@@ -29,7 +30,7 @@ _HERE = Path(__file__).parent
 class Embedder(Protocol):
     """Anything that turns texts into unit vectors of one size.
 
-    `weight` is that of the dense side beside BM25 in hybrid search, whose own is 1.
+    `weight`: the dense ranking's weight in fusion; BM25's is 1.
     """
 
     spec: str
@@ -99,9 +100,8 @@ class MiniLMEmbedder:
 
     def __init__(self) -> None:
         import onnxruntime
-        from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(_HERE / "minilm" / "tokenizer.json"))
+        self._tokenizer = minilm_tokenizer()
         self._tokenizer.enable_truncation(self._tokens)
         self._tokenizer.enable_padding()
         options = onnxruntime.SessionOptions()
@@ -140,13 +140,11 @@ class MiniLMEmbedder:
         return weights
 
 
-def sentence_transformers() -> Any:
-    """Return the library, its progress bars off: what there is to see is ours to show. Raises ImportError."""
-    import sentence_transformers as library
-    from transformers.utils.logging import disable_progress_bar
+def minilm_tokenizer() -> Any:
+    """Return a tokenizer of all-MiniLM-L6-v2."""
+    from tokenizers import Tokenizer
 
-    disable_progress_bar()
-    return library
+    return Tokenizer.from_file(str(_HERE / "minilm" / "tokenizer.json"))
 
 
 class SentenceTransformersEmbedder:
@@ -165,12 +163,7 @@ class SentenceTransformersEmbedder:
             raise UserError(
                 f"sentence-transformers:{name}: not the model that the index was built with; build the index again"
             )
-        try:
-            library = sentence_transformers()
-        except ImportError as error:
-            raise UserError(
-                f"sentence-transformers:{name}: pip install 'ctd-agent[sentence-transformers]' first"
-            ) from error
+        library = sentence_transformers(f"sentence-transformers:{name}")
         try:
             self._model = library.SentenceTransformer(name)
         except (OSError, ValueError) as error:
@@ -227,7 +220,7 @@ class OpenAIEmbedder:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return what tells the weights in a folder from others, "" where there are none."""
+    """Return a digest of the weights in a folder, "" where there are none."""
     digest = hashlib.sha256()
     for file in (weights := sorted(folder.rglob("*.safetensors"))):
         digest.update(file.read_bytes())

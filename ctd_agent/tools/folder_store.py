@@ -9,7 +9,7 @@ import qdrant_edge as edge
 from filelock import FileLock, Timeout
 
 from ctd_agent.errors import CtdError, UserError
-from ctd_agent.tools.stores import DEPTH, RRF_K, Point, Side, one_line
+from ctd_agent.tools.store import DEPTH, RRF_K, Point, Side, one_line
 
 BUILD = "ctd-index-"  # then a number: the folder of one build
 GRAPH = ".graph"  # after that: a folder in which a copy is given a graph

@@ -26,7 +26,7 @@ from ctd_agent.tools.folder_store import (
     write_durably,
 )
 from ctd_agent.tools.label_index import Manifest
-from ctd_agent.tools.stores import one_line
+from ctd_agent.tools.store import one_line
 
 PAYS = 100_000  # labels without a graph from which on one pays (docs/index.md)
 LABELS_A_SECOND = 3_000  # on two cores

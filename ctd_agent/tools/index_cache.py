@@ -9,7 +9,7 @@ from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import default_embedder, load_embedder
-from ctd_agent.tools.graph import start_graph
+from ctd_agent.tools.hnsw import start_graph
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
 
 

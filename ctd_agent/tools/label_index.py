@@ -20,9 +20,9 @@ from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label, Record
 from ctd_agent.tools.embedding import Embedder, default_embedder, load_embedder
 from ctd_agent.tools.folder_store import FolderStore
-from ctd_agent.tools.label_points import mean_tokens, point_id, points, query_words
+from ctd_agent.tools.points import mean_tokens, point_id, points, query_words
 from ctd_agent.tools.server_store import ServerStore
-from ctd_agent.tools.stores import Side, Store
+from ctd_agent.tools.store import Side, Store
 
 Mode = Literal["hybrid", "bm25", "dense"]
 Progress = Callable[[int], None]

@@ -1,20 +1,26 @@
-"""The search_labels tool: what a model asks of the label index, and what it is told."""
+"""The search_labels tool: its definition for a model, and what the model reads of a search."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from langchain_core.tools import BaseTool, StructuredTool
-from pydantic import BaseModel, ConfigDict, Field
+from langchain_core.tools import StructuredTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from ctd_agent.schema import FoundLabel, SearchResult
+from ctd_agent.schema import FoundLabel, Search, SearchResult
 from ctd_agent.tools.label_index import Hit, Manifest
 
-LIMIT = 10  # labels a search brings unless it asks for another number
-QUERY = 300  # characters
+# The tool as a model is told of it, in OpenAI's form. The graph runs the searches itself, within its budget.
+SEARCH_LABELS = convert_to_openai_tool(
+    StructuredTool(
+        name="search_labels",
+        description="Search the catalogue of labels by words and by meaning. Returns the names of the nearest labels.",
+        args_schema=Search,
+    )
+)
 
 
 class Searchable(Protocol):
-    """What is searched for labels: a LabelIndex, or what stands in for one."""
+    """A LabelIndex, or a stand-in for one."""
 
     manifest: Manifest
 
@@ -23,38 +29,8 @@ class Searchable(Protocol):
         ...
 
 
-class Search(BaseModel):
-    """The arguments of search_labels, as a model gives them."""
-
-    # A model's spare arguments are no reason to lose its search.
-    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
-
-    query: str = Field(min_length=1, max_length=QUERY, description="a few words: a label's name or topic")
-    limit: int = Field(default=LIMIT, ge=1, le=50, description="how many labels to return")
-
-    @property
-    def key(self) -> str:
-        """What makes two searches the same: the query, case and spacing apart."""
-        return " ".join(self.query.casefold().split())
-
-
-def search_labels_tool(index: Searchable) -> BaseTool:
-    """Return search_labels over an index: what the model reads as content, the hits as artifact."""
-
-    def search_labels(query: str, limit: int = LIMIT) -> tuple[str, list[Hit]]:
-        hits = index.search(query, limit)
-        return found_text([hit.label.name for hit in hits]), hits
-
-    return StructuredTool.from_function(
-        search_labels,
-        description="Search the catalogue of labels by words and by meaning. Returns the names of the nearest labels.",
-        args_schema=Search,
-        response_format="content_and_artifact",
-    )
-
-
 def found_text(names: Sequence[str]) -> str:
-    """Return what a model reads of a search: the names on one line, best first."""
+    """Return a search's hits as a model reads them: the names on one line, best first."""
     return "; ".join(" ".join(name.split()) for name in names) or "nothing found"
 
 
@@ -66,6 +42,6 @@ def found_labels(hits: Sequence[Hit]) -> list[FoundLabel]:
     ]
 
 
-def log_entry(turn: int, query: str, limit: int, hits: Sequence[Hit]) -> SearchResult:
+def log_entry(source: str, turn: int, query: str, limit: int, hits: Sequence[Hit]) -> SearchResult:
     """Return a search as the transitions log keeps it."""
-    return SearchResult(turn=turn, query=query, limit=limit, found=found_labels(hits))
+    return SearchResult(source=source, turn=turn, query=query, limit=limit, found=found_labels(hits))

@@ -11,7 +11,7 @@ import qdrant_edge as edge
 
 from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import Embedder
-from ctd_agent.tools.stores import Point
+from ctd_agent.tools.store import Point
 
 BATCH = 512  # labels a write: fewer leave the embedder idle between them, more make progress jerky
 SAMPLE = 10_000  # labels whose mean length stands for all

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from qdrant_edge import SparseVector
 
 from ctd_agent.errors import UserError
-from ctd_agent.tools.stores import DEPTH, RRF_K, Point, Side, one_line
+from ctd_agent.tools.store import DEPTH, RRF_K, Point, Side, one_line
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient

@@ -1,0 +1,111 @@
+"""A job: everything that one labelling run is. It runs here, or on the nodes of a cluster."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
+
+from ctd_agent.agents.engines import Model, load_phases
+from ctd_agent.agents.engines.encoder import embedder_of
+from ctd_agent.agents.prompts import DEFAULT_TASK
+from ctd_agent.agents.sampling import GREEDY, Sampling
+from ctd_agent.console import progress
+from ctd_agent.errors import UserError
+from ctd_agent.files import read_labels
+from ctd_agent.graphs.batch import label_documents
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import LabelingGraph, build_graph
+from ctd_agent.schema import Document, LabeledDocument, Record
+from ctd_agent.tools.index_cache import cached_index
+from ctd_agent.tools.label_index import LabelIndex
+
+
+class Job(Record):
+    """Everything that one labelling run is: its index, models, task, budget and sampling.
+
+    `labels` is the file of a catalogue, `label_columns` its columns' names where they differ; its index is built in
+    the cache. Or `index` is one that is built already. `selecting` is the selector's way of selecting, None for the
+    one that fits it. `budget` holds the numbers of a Budget that are not left to the models. `columns` are the
+    documents'. `concurrency` is the number of documents at once, None for what the engines carry.
+
+    >>> job = Job(index="my-index", selector="openai:gpt-5-mini", budget={"candidates": 30})
+    >>> job.shortlister
+    'local'
+    """
+
+    labels: str | None = None
+    label_columns: dict[str, str] = {}
+    index: str | None = None
+    embedder: str | None = None
+    shortlister: str = "local"
+    selector: str = "local"
+    selecting: str | None = None
+    shortlist_sampling: Sampling = GREEDY
+    select_sampling: Sampling = GREEDY
+    task: str = DEFAULT_TASK
+    budget: dict[str, float] = {}
+    columns: dict[str, str] = {}
+    concurrency: int | None = None
+    ordered: bool = True
+    retry_failed: bool = False
+
+    @field_validator("budget")
+    @classmethod
+    def _names_a_budget(cls, wanted: dict[str, float]) -> dict[str, float]:
+        Budget(**wanted)
+        return wanted
+
+    def open_index(self) -> LabelIndex:
+        """Open the index, or build that of the catalogue, its progress shown on stderr.
+
+        Raises UserError for both or neither, and for an embedder that does not fit the index or the shortlister.
+        """
+        embedder = self.embedder
+        if (self.labels is None) == (self.index is None):
+            raise UserError("give either --labels CATALOGUE or --index INDEX")
+        if needed := embedder_of(self.shortlister):
+            if embedder not in (None, needed):
+                raise UserError(
+                    f"--embedder {embedder}: {self.shortlister} shortlists by its own vectors; leave --embedder out"
+                )
+            embedder = needed
+        if self.index is not None:
+            return LabelIndex.open(self.index, embedder)
+        labels = read_labels(str(self.labels), self.label_columns)
+        with progress("indexing", len(labels)) as show:
+            return cached_index(labels, embedder, show)
+
+    def open(self) -> "Labeller":
+        """Open the index and load the models; raises as `open_index`, `load_phases` and `build_graph` do."""
+        index = self.open_index()
+        return Labeller(self, index, *load_phases(self.shortlister, self.selector, self.selecting))
+
+
+class Labeller:
+    """A job with its index and models opened, ready for any number of files."""
+
+    def __init__(self, job: Job, index: LabelIndex, shortlister: Model, selector: Model) -> None:
+        self.index, self.shortlister, self.selector = index, shortlister, selector
+        self.budget = Budget.fitting(shortlister, selector, **job.budget)
+        self.concurrency = job.concurrency or min(shortlister.slots, selector.slots)
+        self.job = job
+
+    def graph(self, log: str | Path | None = None) -> LabelingGraph:
+        """Return the job's graph, logging to a file. Raises UserError where that cannot be written."""
+        job = self.job
+        return build_graph(
+            self.shortlister,
+            self.selector,
+            self.index,
+            task=job.task,
+            budget=self.budget,
+            shortlist_sampling=job.shortlist_sampling,
+            select_sampling=job.select_sampling,
+            log=log,
+        )
+
+    def label(self, documents: Iterable[Document], log: str | Path | None = None) -> Iterator[LabeledDocument]:
+        """Yield every document's result as it comes."""
+        options: dict[str, Any] = {"concurrency": self.concurrency, "ordered": self.job.ordered}
+        yield from label_documents(self.graph(log), documents, **options)
