@@ -18,11 +18,19 @@ Metric = Callable[[Sequence[str], Collection[str]], float]
 
 
 class Interval(NamedTuple):
-    """A mean and its bootstrap percentile interval."""
+    """A mean and its bootstrap percentile interval.
+
+    >>> f"{Interval(0.5, 0.25, 0.75):.2f}"
+    '0.50 [0.25, 0.75]'
+    """
 
     mean: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (format(value, spec or ".3f") for value in self)
+        return f"{mean} [{low}, {high}]"
 
 
 def hits(ranking: Sequence[str], gold: Collection[str], k: int) -> list[bool]:
@@ -34,7 +42,11 @@ def hits(ranking: Sequence[str], gold: Collection[str], k: int) -> list[bool]:
 
 
 def precision(ranking: Sequence[str], gold: Collection[str], k: int) -> float:
-    """P@k: right labels among the first k, over k (extreme classification repository)."""
+    """P@k: right labels among the first k, over k (extreme classification repository).
+
+    >>> precision(["a", "b"], {"a", "c"}, k=2)
+    0.5
+    """
     return sum(hits(ranking, gold, k)) / k
 
 
@@ -61,7 +73,7 @@ def f1(chosen: Collection[str], gold: Collection[str]) -> float:
 
 
 def inverse_propensity(count: int, documents: int, a: float = 0.55, b: float = 1.5) -> float:
-    """Return what a right label counts for in PSP@k: the more the rarer it is (Jain et al. 2016, KDD).
+    """Return the weight of a right label in PSP@k: higher for rarer labels (Jain et al. 2016, KDD).
 
     1 + C (count + b)^-a with C = (ln documents - 1)(b + 1)^a, where `count` of the training documents have
     the label. `a` and `b` are the extreme classification repository's; for Wikipedia's data it takes
@@ -158,9 +170,12 @@ def bootstrap(
 ) -> Interval:
     """Return a statistic over documents with its percentile bootstrap interval (Efron 1979).
 
-    A sequence stands for its mean; of another statistic `documents` says of how many it is. With `less`, it is
-    the difference of the two over the same draws. `centred`, for a share that resamples hold lower than the
-    whole does, moves the interval by that bias, to 1 at most. Raises ValueError for no documents.
+    A sequence stands for its mean. `documents` is the number of documents of any other statistic. With `less` the
+    interval is that of the difference of the two, over the same draws. A share that is lower in a resample than in
+    the whole is `centred`: its interval is moved by that bias, to 1 at most. Raises ValueError for no documents.
+
+    >>> f"{bootstrap([0.0, 1.0, 1.0, 1.0]):.2f}"
+    '0.75 [0.25, 1.00]'
     """
     if not callable(statistic):
         documents, statistic = len(statistic), mean_of(statistic)

@@ -1,7 +1,6 @@
-"""What a characterization's figures say, in words."""
+"""The findings of a characterization: its figures in words."""
 
-from ctd_agent.distill.characterization import Characterization, Errors, Variant
-from ctd_agent.distill.metrics import Interval
+from ctd_agent.measure.characterize.record import Characterization, Errors, Variant
 
 METRIC = "RP@5"  # of the ranking: what the words go by
 NEAR, REAL, ADDED = "gold among near-misses", "the real shortlist", "gold added"
@@ -31,8 +30,8 @@ def findings(found: Characterization) -> list[str]:
 def _complementary(found: Characterization) -> str:
     shares, gain = found.swap.shares, found.swap.gain
     helps = {phase: share.low > 0 for phase, share in shares.items()}
-    parts = f"shortlisting adds {_shown(shares['shortlist'])}, selecting {_shown(shares['select'])}"
-    total = f"Over hybrid retrieval in its own order the graph gains {_shown(gain)} {METRIC}: {parts}."
+    parts = f"shortlisting adds {shares['shortlist']:+.3f}, selecting {shares['select']:+.3f}"
+    total = f"Over hybrid retrieval in its own order the graph gains {gain:+.3f} {METRIC}: {parts}."
     if all(helps.values()):
         return f"{total} Both phases add something: they are complementary here."
     if helps["select"]:
@@ -43,17 +42,17 @@ def _complementary(found: Characterization) -> str:
 
 
 def _bottleneck(errors: list[Errors]) -> str:
-    lost = [one for one in errors if one.name != "wrongly chosen"]
-    worst = max(lost, key=lambda one: one.count)
+    lost = [error for error in errors if error.name != "wrongly chosen"]
+    worst = max(lost, key=lambda error: error.count)
     if not worst.count:
         return "No right label was lost."
-    parts = ", ".join(f"{one.share:.0%} {one.name}" for one in lost)
+    parts = ", ".join(f"{error.share:.0%} {error.name}" for error in lost)
     phase = "selecting" if worst.name == "shortlisted and not chosen" else "shortlisting"
     return f"Of all right labels: {parts}. The bottleneck is {phase}; {REMEDIES[worst.name]}."
 
 
 def _wrong(errors: list[Errors]) -> str:
-    (wrong,) = (one for one in errors if one.name == "wrongly chosen")
+    (wrong,) = (error for error in errors if error.name == "wrongly chosen")
     return f"Of the labels chosen, {wrong.share:.0%} are wrong."
 
 
@@ -62,9 +61,9 @@ def _ablated(variants: list[Variant]) -> list[str]:
     for one in variants[1:]:
         change = one.differences[METRIC]
         verdict = "hurts" if change.high < 0 else "helps" if change.low > 0 else "makes no difference that shows"
-        said.append(f"{one.name.capitalize()}: {verdict} ({METRIC} {_shown(change)}).")
+        said.append(f"{one.name.capitalize()}: {verdict} ({METRIC} {change:+.3f}).")
     if not any(one.name == "no reasoning" for one in variants):
-        said.append("No reasoning: nothing to take away, the selector answers yes or no to one candidate at a time.")
+        said.append("No reasoning: nothing to take away, the selector gives no reasons.")
     return said
 
 
@@ -95,7 +94,3 @@ def _followed(found: Characterization) -> list[str]:
             f"{shortlist.confusion.mean:.0%} on the shortlist, {last.confusion.mean:.0%} after the selection: {agrees}."
         )
     return said
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -1,8 +1,8 @@
-"""What a characterization found: the record that `characterize` writes and `report` reads."""
+"""The record of a characterization, which `characterize` writes and `report` reads."""
 
 from typing import Literal
 
-from ctd_agent.distill.metrics import Interval
+from ctd_agent.measure.metrics import Interval
 from ctd_agent.schema import Record
 
 ErrorClass = Literal["never retrieved", "retrieved and cut", "shortlisted and not chosen", "wrongly chosen"]
@@ -25,7 +25,7 @@ class Variant(Record):
 
 
 class Swap(Record):
-    """RP@5 of every shortlister with every selector, and what each phase adds to hybrid retrieval.
+    """RP@5 of every shortlister with every selector, and the gain of each phase over hybrid retrieval.
 
     `values[i][j]` is that of shortlister i with selector j. `shares` are Shapley values (Shapley 1953) of
     the two phases, from the first row and column to the graph's own: they add up to `gain`.
@@ -39,7 +39,7 @@ class Swap(Record):
 
 
 class Step(Record):
-    """Where the candidates stand after one step of the graph.
+    """The candidates' focus and confusion after one step of the graph.
 
     `focus` is the share of the candidates' weight that lies on right labels and their neighbours: all
     weigh the same until the selector has scored them. `confusion` is how often a neighbour of a right

@@ -1,9 +1,9 @@
-"""Take the two phases apart: the graph run whole, with one thing changed at a time, and with parts swapped.
+"""A study takes the two phases apart: the graph runs whole, with one thing changed at a time, and with parts swapped.
 
-Every arm of the study is an ordinary run of the graph: a file of results and a transitions log in one
-folder, which `ctd-agent eval` and `ctd-agent report` read as they read any. Documents go one by one
-through all arms, so that the engine finds their beginning in its cache; what a model has been asked
-before, in any arm or earlier log, is answered from there. `analysis` reads the runs.
+Every arm of the study is an ordinary run of the graph: a file of results and a transitions log in one folder, for
+`ctd-agent eval` and `ctd-agent report` to read. Documents go one by one through all arms, so that the engine finds
+their beginning in its cache. A prompt that a model has answered, in any arm or earlier log, is not sent again.
+`analysis` reads the runs.
 """
 
 import random
@@ -15,12 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ctd_agent.agents.models import Model
+from ctd_agent.agents.engines import ChatModel, Model
+from ctd_agent.agents.selecting import way_of
 from ctd_agent.graphs.batch import RETRIED, Output, label_documents
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import LabelingGraph, build_graph
 from ctd_agent.graphs.replay import Memory, ReplayedModel
 from ctd_agent.graphs.state import begin
+from ctd_agent.graphs.transitions import log_of
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Gold, Label, LabeledDocument
 from ctd_agent.tools.label_index import Hit, LabelIndex, Mode
@@ -56,7 +58,7 @@ class Arm:
 
 
 class Given:
-    """Stands in for a label index: what a document's own search finds is given, other queries are searched."""
+    """Stands in for a label index: a document's own hits are given, other queries are searched."""
 
     def __init__(self, index: LabelIndex) -> None:
         self.manifest = index.manifest
@@ -64,7 +66,7 @@ class Given:
         self._given: dict[str, Sequence[Label]] = {}
 
     def give(self, text: str, labels: Sequence[Label]) -> None:
-        """Set what the search for a document's text finds, best first."""
+        """Set the hits of the search for a document's text, best first."""
         self._given[text] = labels
 
     def search(self, query: str, limit: int, /) -> list[Hit]:
@@ -100,7 +102,7 @@ class Undescribed:
 
 
 class Neighbourhood:
-    """The labels nearest to each label, by the index's own search for what it says of that label."""
+    """The labels nearest to each label, by a search for that label's own text."""
 
     def __init__(self, index: LabelIndex, labels: Mapping[str, Label]) -> None:
         self._index, self._labels = index, labels
@@ -150,23 +152,23 @@ class Study:
         return [*RETRIEVAL, WHOLE, *(model.spec for model in self.shortlisters[1:])]
 
     def _own(self) -> Iterator[Arm]:
-        """The whole graph, and what differs from it in one thing."""
+        """Yield the whole graph, and the arms that differ from it in one thing."""
         index, shortlister, selector = self.index, self.shortlisters[0], self.selectors[0]
-        still = replace(self.budget, turns=0)
-        as_given = replace(still, candidates=self.budget.candidates + self.budget.candidates // 2)
+        still = self.budget.model_copy(update={"turns": 0})
+        as_given = still.model_copy(update={"candidates": self.budget.candidates + self.budget.candidates // 2})
         yield Arm(WHOLE, index, shortlister, selector, self.budget)
         yield Arm(NO_DOCUMENT, self._given[NO_DOCUMENT], shortlister, selector, self.budget)
         yield Arm(NO_SEARCHES, index, shortlister, selector, still)
         yield Arm(NO_DESCRIPTIONS, Undescribed(index), shortlister, selector, self.budget)
-        if selector.listwise:
-            direct = replace(selector, reasons=False)
+        if way_of(selector).reasons and isinstance(selector, ChatModel):
+            direct = replace(selector, manner=selector.manner.model_copy(update={"reasons": False}))
             yield Arm(NO_REASONING, self._given[NO_REASONING], shortlister, direct, as_given)
         for name in (SHUFFLED, *GIVEN):
             yield Arm(name, self._given[name], shortlister, selector, as_given)
 
     def _swapped(self) -> Iterator[Arm]:
-        """Every shortlister with every selector, but for the pairs that `_own` has."""
-        still = replace(self.budget, turns=0)
+        """Yield every shortlister with every selector, but for the pairs that `_own` yields."""
+        still = self.budget.model_copy(update={"turns": 0})
         for number, selector in enumerate(self.selectors):
             for name, mode in RETRIEVAL.items():
                 if (pair := self.swapped(name, number)) != NO_SEARCHES:
@@ -202,13 +204,15 @@ class Study:
             oracle[place] = label
         others = [self.labels[key] for key in chance.sample(self._ids, min(size + len(barred), len(self._ids)))]
         rank = [self.near[label.id] for label in right]
-        near = {n.id: n for nth in zip(*rank, strict=False) for n in nth} | {n.id: n for some in rank for n in some}
+        near = {n.id: n for nth in zip(*rank, strict=False) for n in nth} | {
+            n.id: n for nearest in rank for n in nearest
+        }
         return {
             NO_REASONING: real,
             SHUFFLED: shuffled,
             ORACLE: oracle,
             RANDOM: _mixed(right, [label for label in others if label.id not in barred], size, chance),
-            NEAR: (mixed := _mixed(right, [one for one in near.values() if one.id not in barred], size, chance)),
+            NEAR: (mixed := _mixed(right, [label for label in near.values() if label.id not in barred], size, chance)),
             NEAR_ALONE: [label for label in mixed if label.id not in gold.labels],
         }
 
@@ -233,7 +237,7 @@ def run(
 ) -> None:
     """Run every arm over the documents, each into its file in the folder `out`; go on where it was cut.
 
-    `memory` is what the models have answered before. `progress` is called with the number of documents done.
+    `memory` holds the models' earlier answers. `progress` is called with the number of documents done.
     Raises UserError where the folder cannot be written or holds another study.
     """
     with ExitStack() as stack:
@@ -242,8 +246,8 @@ def run(
         pool = ThreadPoolExecutor(concurrency)
         try:
             under_way = [pool.submit(runs.add, document, gold[document.id]) for document in todo]
-            for done, one in enumerate(as_completed(under_way), start=len(documents) - len(todo) + 1):
-                one.result()
+            for done, future in enumerate(as_completed(under_way), start=len(documents) - len(todo) + 1):
+                future.result()
                 progress(done)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -252,14 +256,16 @@ def run(
 
 
 class _Runs:
-    """The arms' files, and what they lack."""
+    """The arms' files, and the documents that each lacks."""
 
     def __init__(
         self, study: Study, out: Path, memory: Memory, documents: Sequence[Document], stack: ExitStack
     ) -> None:
         self.outputs = {arm.name: stack.enter_context(Output(out / arm.file)) for arm in study.arms}
         self._study = study
-        self._left = {name: {one.id for one in output.left(documents)} for name, output in self.outputs.items()}
+        self._left = {
+            name: {document.id for document in output.left(documents)} for name, output in self.outputs.items()
+        }
         self._graphs = {arm.name: _graph(study, arm, out, memory) for arm in study.arms}
         whole = next(arm for arm in study.arms if arm.name == WHOLE)
         self._wholes = {result.id: result for result in read_records(out / whole.file, LabeledDocument)}
@@ -270,7 +276,7 @@ class _Runs:
         return any(document.id in ids for ids in self._left.values())
 
     def add(self, document: Document, gold: Gold) -> None:
-        """Take a document through the arms that lack it; the whole graph's shortlist is what others' are made of."""
+        """Take a document through the arms that lack it; the others' shortlists are made of the whole graph's."""
         self._study.begin(document)
         whole = self._result(document, WHOLE) or self._wholes[document.id]
         if whole.failure and whole.failure.kind in RETRIED:  # it is tried again, and the others then
@@ -280,7 +286,7 @@ class _Runs:
             self._result(document, name)
 
     def _result(self, document: Document, name: str) -> LabeledDocument | None:
-        """Run an arm that lacks the document, and write what comes."""
+        """Run an arm that lacks the document, and write the result."""
         if document.id not in self._left[name]:
             return None
         (result,) = label_documents(self._graphs[name], [document])
@@ -291,6 +297,6 @@ class _Runs:
 
 
 def _graph(study: Study, arm: Arm, out: Path, memory: Memory) -> LabelingGraph:
-    log = out / f"{arm.file}.transitions.jsonl"
+    log = log_of(out / arm.file)
     models = [ReplayedModel.over(model, memory) for model in (arm.shortlister, arm.selector)]
     return build_graph(models[0], models[1], arm.search, task=study.task, budget=arm.budget, log=log)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from ctd_agent.distill.metrics import Interval
+from ctd_agent.measure.metrics import Interval
 
 WIDTH, HEIGHT = 440, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 42  # the margins around a curve's field

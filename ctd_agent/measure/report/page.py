@@ -1,7 +1,7 @@
 """A run, its score and its characterization as one HTML page that needs nothing else.
 
-The page's text is escaped: figures are elements that are written as HTML, and documents are JSON without a
-"<", which the page's script only ever shows as text.
+The page's text is escaped: figures are elements that are written as HTML. Documents are JSON without a "<", and the
+page's script shows them as text only.
 """
 
 import json
@@ -11,9 +11,10 @@ from string import Template
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
-from ctd_agent.distill.characterization import Characterization
-from ctd_agent.distill.evaluation import Evaluation
-from ctd_agent.distill.report_charts import (
+from ctd_agent.graphs.transitions import Run
+from ctd_agent.measure.characterize.record import Characterization
+from ctd_agent.measure.evaluate import Evaluation
+from ctd_agent.measure.report.charts import (
     Curve,
     bars,
     curves,
@@ -24,38 +25,38 @@ from ctd_agent.distill.report_charts import (
     number,
     table,
 )
-from ctd_agent.distill.report_documents import CLASSES, Case, Names, Stage, details, funnel, title
-from ctd_agent.graphs.transitions import Run
+from ctd_agent.measure.report.documents import CLASSES, Names, Stage, classes, details, funnel, title
+from ctd_agent.measure.trace import Trace
 
 
 def page(
-    cases: Sequence[Case] = (),
+    traces: Sequence[Trace] = (),
     *,
-    run: Run | None = None,
     names: Mapping[str, str] = {},
     evaluation: Evaluation | None = None,
     characterization: Characterization | None = None,
 ) -> str:
-    """Return the page. What is not given has no section on it.
+    """Return the page, with a section for each part that is given.
 
-    `run` is the header of the log, `names` are the labels' by id where the log does not say.
+    `names` are the labels' names by id, for labels that the log does not name.
     """
     known = Names(names)
+    run = next((trace.run for trace in reversed(traces) if trace.run), None)
     catalogue = run.labels if run else characterization.labels if characterization else None
     sections = [
-        *([_funnel(funnel(cases, catalogue))] if cases else []),
+        *([_funnel(funnel(traces, catalogue))] if traces else []),
         *([_metrics(evaluation)] if evaluation else []),
         *(_characterization(characterization) if characterization else []),
     ]
-    rows = [[case.result.id, title(case), [CLASSES.index(one) for one in case.classes()]] for case in cases]
-    opened = [_json(details(case, known)) for case in cases]
-    ours = files("ctd_agent.distill")
+    rows = [[trace.document, title(trace), [CLASSES.index(name) for name in classes(trace)]] for trace in traces]
+    opened = [_json(details(trace, known)) for trace in traces]
+    ours = files("ctd_agent.measure.report")
     return Template(ours.joinpath("report.html").read_text(encoding="utf-8")).substitute(
         style=ours.joinpath("report.css").read_text(encoding="utf-8"),
         script=ours.joinpath("report.js").read_text(encoding="utf-8"),
-        about=_html(_about(cases, run, characterization)),
+        about=_html(_about(traces, run, characterization)),
         sections="\n".join(map(_html, sections)),
-        explorer="" if cases else "hidden",
+        explorer="" if traces else "hidden",
         index=_json({"rows": rows, "classes": CLASSES, "labels": known.table()}),
         details="\n".join(opened),
     )
@@ -70,14 +71,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")
 
 
-def _about(cases: Sequence[Case], run: Run | None, characterization: Characterization | None) -> Element:
+def _about(traces: Sequence[Trace], run: Run | None, characterization: Characterization | None) -> Element:
     facts = []
     if run:
         models = run.selector if run.shortlister == run.selector else f"{run.shortlister} and {run.selector}"
         facts += [run.task, f"model {models}", f"{run.labels:,} labels", f"run of {run.started[:10]}"]
     elif characterization:
         facts += [characterization.task, f"model {characterization.selector}", f"{characterization.labels:,} labels"]
-    facts += [f"{len(cases):,} documents"] if cases else []
+    facts += [f"{len(traces):,} documents"] if traces else []
     return element("p", " · ".join(facts), class_="about")
 
 

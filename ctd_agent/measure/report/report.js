@@ -86,11 +86,11 @@ function content(id, one) {
       make("small", { class: fate === "chosen" ? "good" : "bad" }, ` ${fate}`))))) : []),
     ...one.thoughts.flatMap(({ phase, text }) => part(`Reasoning, phase ${phase}`, make("pre", { tabindex: "0" }, text))),
     ...part("Searches", ...one.searches.map((search) => make("details", search.turn ? {} : { open: "" },
-      make("summary", {}, search.turn ? `“${search.query}” (turn ${search.turn}): ${search.total} found` : `The document itself: ${search.total} found`),
+      make("summary", {}, search.turn ? `“${search.query}” (turn ${search.turn}): ${search.total} found` : `The document itself, in ${search.source}: ${search.total} found`),
       lists(search.found.map(([number, rank]) => make("li", {}, `${rank}. `, named(number))))))),
     ...part("Shortlist", table(["", "label", "fused", "selector", "found by"], one.shortlist.map(([number, fused, score, by], place) =>
       [place + 1, named(number), figure(fused), figure(score),
-        by.map(([turn, query, rank]) => `${turn ? `“${query}”` : "document"} #${rank}`).join(", ")]))),
+        by.map(([source, query, rank]) => `${query ? `“${query}”` : source} #${rank}`).join(", ")]))),
     ...part("Cost", table(["phase", "calls", "tokens in", "tokens out", "seconds"], Object.entries(one.usage).map(([phase, usage]) =>
       [phase, usage.calls, usage.prompt_tokens, usage.completion_tokens, usage.seconds.toFixed(2)]))),
   ];

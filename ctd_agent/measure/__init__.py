@@ -1,0 +1,1 @@
+"""Runs scored and taken apart: metrics, evaluation, characterization, the report."""

@@ -1,0 +1,1 @@
+"""A run, its score and its characterization as one HTML page."""
