@@ -1,26 +1,19 @@
-"""What is in a corpus: counts for machines, a page for people and for a hub."""
+"""A corpus's contents: counts for machines, a page for people and for a hub."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from ctd_agent.distill.examples import Form
-from ctd_agent.distill.formats import Format
+from pydantic import model_validator
+
+from ctd_agent.agents.manner import Manner
+from ctd_agent.distill.corpus.formats import FORMATS
 from ctd_agent.schema import Phase, Record
-
-TRAINERS: dict[Format, str] = {
-    "trl": "`SFTTrainer` takes the files as they are: it learns completions only.",
-    "openai": "Earlier turns of the assistant have weight 0; only the last of a row is learned.",
-    "axolotl": "`type: chat_template`, `field_messages: messages`, `message_field_training: train`, "
-    "`field_tools: tools`, `roles_to_train: []`.",
-    "llamafactory": "`dataset_dir` is this folder, the datasets' names are in `dataset_info.json`; "
-    "set `mask_history: true`.",
-}
 
 
 class Counts(Record):
-    """One corpus's documents and examples; tokens are those of a neutral tokenizer (all-MiniLM-L6-v2's).
+    """A corpus's documents and examples; tokens are those of a neutral tokenizer (all-MiniLM-L6-v2's).
 
-    `dropped` counts documents that the gate let not through, by the reason. `coverage` is the share of the
-    catalogue's labels that are to be found or chosen in a training example of a phase.
+    `dropped` counts the documents that the gate stopped, by the reason.
     """
 
     kept: int
@@ -33,7 +26,11 @@ class Counts(Record):
 
 
 class Card(Record):
-    """All that is known of a corpus: what it was made from, by which rules, and what came of it."""
+    """All that is known of a corpus: its sources, its rules, and its counts.
+
+    `manner` is how its students are asked. `coverage` is the share of the catalogue's labels that are to be found or
+    chosen in a training example of a phase.
+    """
 
     version: str
     teachers: list[str]
@@ -47,8 +44,9 @@ class Card(Record):
     gold: bool
     minimum_recall: float
     minimum_f1: float
-    format: Format
-    form: Form
+    format: str
+    manner: Manner
+    credit: bool
     seed: int
     documents: int
     without_right_labels: int
@@ -56,6 +54,17 @@ class Card(Record):
     nearly_repeated: int
     coverage: float
     corpora: dict[str, Counts]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrated(cls, card: Any) -> Any:
+        """Read a card of version 0.1, where `form` held the manner and the credit."""
+        if not isinstance(card, dict) or "form" not in card:
+            return card
+        form = card["form"]
+        manner = {"native_tools": form["native"], "reasons": form["reasons"], "candidates": form["candidates"]}
+        kept = {name: value for name, value in card.items() if name != "form"}
+        return kept | {"manner": manner | {"names": True}, "credit": form["credit"]}
 
 
 def readme(card: Card, files: Sequence[str]) -> str:
@@ -67,8 +76,8 @@ def readme(card: Card, files: Sequence[str]) -> str:
             split = "train" if "/train." in file else "validation"
             configs += f"  - split: {split}\n    path: {file}\n"
     rows = "\n".join(
-        f"| {name} | {one.kept:,} | {sum(one.dropped.values()):,} | {one.train:,} | {one.dev:,} | {one.tokens:,} |"
-        for name, one in card.corpora.items()
+        f"| {name} | {n.kept:,} | {sum(n.dropped.values()):,} | {n.train:,} | {n.dev:,} | {n.tokens:,} |"
+        for name, n in card.corpora.items()
     )
     right = "gold labels" if card.gold else "the teacher's own selection"
     return f"""---
@@ -84,7 +93,7 @@ catalogue of {card.labels:,} labels: {card.task}.
 A run teaches searching (`shortlist`) where its shortlist held at least {card.minimum_recall:.0%} of the right labels,
 choosing (`select`) where its choice from what was there reached an F1 of {card.minimum_f1:.2f}, and is
 `standard` distillation's target where both hold. Right are {right}.
-{"Searches and choices that did not help are pruned." if card.form.credit else "Nothing is pruned."}
+{"Searches and choices that did not help are pruned." if card.credit else "Nothing is pruned."}
 `encoder` holds the same for encoders.
 
 | corpus | documents kept | dropped | training examples | of dev | tokens |
@@ -94,7 +103,7 @@ choosing (`select`) where its choice from what was there reached an F1 of {card.
 {card.repeated:,} documents that repeat another and {card.nearly_repeated:,} that nearly do were left out;
 {card.without_right_labels:,} had no right labels. {card.coverage:.1%} of the catalogue's labels occur.
 
-Format `{card.format}`: {TRAINERS[card.format]}
+Format `{card.format}`: {FORMATS[card.format].usage}
 
 All that is counted stands in `card.json`. The documents' texts are in here: their licence ({card.licence}) holds.
 """

@@ -1,6 +1,6 @@
-"""Examples to a corpus: a folder that trainers load as it is, with a card that says what is in it.
+"""A corpus of logs: a folder that trainers load as it is, with a card of its contents.
 
-FOLDER/card.json, README.md                             what is in it, for machines, people and hubs
+FOLDER/card.json, README.md                             its contents, for machines, people and hubs
 FOLDER/{shortlist,select,standard}/{train,dev}.jsonl    conversations, in one trainer's format
 FOLDER/encoder/{train,dev}.jsonl                        Judgement records, for encoders
 """
@@ -18,13 +18,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+from ctd_agent.agents.manner import Manner
 from ctd_agent.agents.prompts import VERSIONS
-from ctd_agent.distill.card import Card, Counts, readme
-from ctd_agent.distill.examples import Example, Form, Judgement, conversations, judgement
-from ctd_agent.distill.formats import FORMATS, Format, Row, dataset_info, table
-from ctd_agent.distill.supervision import CORPORA, Count, Gates, Lesson, learn, read_episodes
+from ctd_agent.distill.corpus.card import Card, Counts, readme
+from ctd_agent.distill.corpus.conversations import Conversation, Judgement, conversations, judgement
+from ctd_agent.distill.corpus.formats import FORMATS, Row, table
+from ctd_agent.distill.corpus.lessons import CORPORA, Count, Gates, Lesson, learn, read_runs, reasoning
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Gold
+from ctd_agent.tools.embedding import minilm_tokenizer
 
 Split = Literal["train", "dev"]
 NEARLY = 0.9  # of the words of two texts: Jaccard similarity from which one repeats the other
@@ -35,9 +37,9 @@ PERMUTATIONS = 128  # of MinHash
 class Recipe:
     """How a corpus is made of logs.
 
-    `dev` is the share of documents held out. Examples of more than `max_tokens` are dropped; with
-    `equal_tokens` both phases together and the standard corpus have the same number of them, or nearly.
-    `searches` says whether students search by tool calls or in JSON, None as the teacher did.
+    `dev` is the share of documents held out. Conversations of more than `max_tokens` are dropped. With `equal_tokens`
+    both phases together and the standard corpus have the same number of tokens, or nearly. `tool_calls` says whether
+    students search by tool calls or in JSON, None as the teacher did. `format` is one of `formats.FORMATS`.
     """
 
     gates: Gates = field(default_factory=Gates)
@@ -47,16 +49,16 @@ class Recipe:
     equal_tokens: bool = False
     reasoning: bool = True
     tool_calls: bool | None = None
-    format: Format = "trl"
+    format: str = "trl"
     parquet: bool = False
     licence: str = "unknown"
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A corpus that is not written yet: examples by corpus and split, and what was dropped."""
+    """A corpus that is not written yet: conversations by corpus and split, and the numbers dropped."""
 
-    examples: dict[str, dict[Split, list[Example]]]
+    conversations: dict[str, dict[Split, list[Conversation]]]
     judgements: dict[Split, list[Judgement]]
     too_long: Counter[str]
     over_budget: Counter[str]
@@ -66,23 +68,25 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
     """Make a corpus of transitions logs in the new folder `out`, and return its card.
 
     With several logs a document's best run teaches each phase. The folder is there when it is whole.
-    Raises UserError for logs that cannot be read or do not belong together, where nothing passes any gate,
-    and for a folder that has something in it.
+    Raises UserError for logs that cannot be read or do not belong together, for a format that there is not, where
+    nothing passes any gate, and for a folder that is not empty.
     """
+    if recipe.format not in FORMATS:
+        raise UserError(f"format {recipe.format!r}: not one of {', '.join(FORMATS)}")
     _check_new(out)
-    runs, episodes = read_episodes(logs)
-    lessons, count = learn(episodes, gold, recipe.gates)
+    runs, traces = read_runs(logs)
+    lessons, count = learn(traces, gold, recipe.gates)
     if not lessons:
         raise UserError(_nothing(count, recipe, gold is not None))
-    form = _form(lessons, recipe)
+    manner = _manner(lessons, recipe)
     fresh, repeated, nearly = _without_repetitions(lessons, recipe.seed)
-    draft = _drafted(fresh, form, recipe)
+    draft = _drafted(fresh, manner, recipe)
     card = Card(
         version=version("ctd-agent"),
         teachers=sorted({spec for run in runs for spec in (run.shortlister, run.selector)}),
         task=runs[0].task,
         teacher_prompts=runs[0].prompts,
-        student_prompts={name: VERSIONS[prompt] for name, prompt in _PROMPTS[form.reasons].items()},
+        student_prompts={name: VERSIONS[prompt] for name, prompt in _PROMPTS[manner.reasons].items()},
         catalogue=runs[0].catalogue,
         labels=runs[0].labels,
         embedder=runs[0].embedder,
@@ -91,7 +95,8 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
         minimum_recall=recipe.gates.recall,
         minimum_f1=recipe.gates.f1,
         format=recipe.format,
-        form=form,
+        manner=manner,
+        credit=recipe.gates.credit,
         seed=recipe.seed,
         documents=count.documents,
         without_right_labels=count.without,
@@ -128,20 +133,24 @@ def _nothing(count: Count, recipe: Recipe, gold: bool) -> str:
     )
 
 
-def _form(lessons: Sequence[Lesson], recipe: Recipe) -> Form:
-    """Return how students are asked: as the teacher was, but for what the recipe says."""
-    episodes = [episode for one in lessons for episode in (one.shortlist, one.select, one.standard) if episode]
-    native = any(episode.native for episode in episodes) if recipe.tool_calls is None else recipe.tool_calls
-    reasons = recipe.reasoning and any(episode.reasoning for episode in episodes)
-    chose = [one.select for one in lessons if one.select] or episodes
-    candidates = max(int(episode.run.budget["candidates"]) for episode in chose)
-    return Form(native=native, reasons=reasons, candidates=candidates, credit=recipe.gates.credit)
+def _manner(lessons: Sequence[Lesson], recipe: Recipe) -> Manner:
+    """Return how students are asked: as the teacher was, but for the recipe's own settings."""
+    traces = [trace for lesson in lessons for trace in (lesson.shortlist, lesson.select, lesson.standard) if trace]
+    exchanges = [step.exchange for trace in traces for step in trace.steps if step.exchange]
+    native = any("tools" in exchange.options for exchange in exchanges)
+    chose = [lesson.select for lesson in lessons if lesson.select] or traces
+    return Manner(
+        native_tools=native if recipe.tool_calls is None else recipe.tool_calls,
+        reasons=recipe.reasoning and any(map(reasoning, traces)),
+        names=True,
+        candidates=max(trace.run.budget.candidates for trace in chose if trace.run),
+    )
 
 
 def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Lesson], int, int]:
     """Return the lessons in an order shuffled by seed, without those whose text repeats another's, or nearly.
 
-    Nearly is a Jaccard similarity of their words of 0.9; MinHash finds whom to compare (Broder 1997).
+    Nearly means a Jaccard similarity of their words of 0.9. MinHash finds the pairs to compare (Broder 1997).
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -165,23 +174,27 @@ def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Les
     return fresh, repeated, nearly
 
 
-def _drafted(lessons: Sequence[Lesson], form: Form, recipe: Recipe) -> _Draft:
+def _drafted(lessons: Sequence[Lesson], manner: Manner, recipe: Recipe) -> _Draft:
     held_out = round(recipe.dev * len(lessons))
     # Training first: of a dataset's splits the first says which types its columns have.
     splits: dict[Split, Sequence[Lesson]] = {"train": lessons[held_out:], "dev": lessons[:held_out]}
+    credit = recipe.gates.credit
     draft = _Draft(
-        examples={
-            name: {split: [e for one in part for e in conversations(one, name, form)] for split, part in splits.items()}
+        conversations={
+            name: {
+                split: [made for lesson in part for made in conversations(lesson, name, manner, credit)]
+                for split, part in splits.items()
+            }
             for name in CORPORA
         },
-        judgements={split: [judgement(lesson, form) for lesson in part] for split, part in splits.items()},
+        judgements={split: [judgement(lesson, credit) for lesson in part] for split, part in splits.items()},
         too_long=Counter(),
         over_budget=Counter(),
     )
-    for name, parts in draft.examples.items():
-        for split, examples in parts.items():
-            kept = [one for one in examples if recipe.max_tokens is None or tokens(one) <= recipe.max_tokens]
-            draft.too_long[name] += len(examples) - len(kept)
+    for name, parts in draft.conversations.items():
+        for split, made in parts.items():
+            kept = [c for c in made if recipe.max_tokens is None or tokens(c) <= recipe.max_tokens]
+            draft.too_long[name] += len(made) - len(kept)
             parts[split] = kept
     if recipe.equal_tokens:
         _equalise(draft, recipe.seed)
@@ -189,39 +202,37 @@ def _drafted(lessons: Sequence[Lesson], form: Form, recipe: Recipe) -> _Draft:
 
 
 def _equalise(draft: _Draft, seed: int) -> None:
-    """Cut training examples of the larger side: both phases together against the standard corpus."""
-    train = {name: parts["train"] for name, parts in draft.examples.items()}
-    phases = [("shortlist", one) for one in train["shortlist"]] + [("select", one) for one in train["select"]]
+    """Drop training conversations of the larger side: both phases together against the standard corpus."""
+    train = {name: parts["train"] for name, parts in draft.conversations.items()}
+    phases = [(name, conversation) for name in ("shortlist", "select") for conversation in train[name]]
     random.Random(seed).shuffle(phases)  # noqa: S311 - an order, no secret
-    sides = [phases, [("standard", one) for one in train["standard"]]]
-    budget = min(sum(tokens(one) for _, one in side) for side in sides)
+    sides = [phases, [("standard", conversation) for conversation in train["standard"]]]
+    budget = min(sum(tokens(conversation) for _, conversation in side) for side in sides)
     for side in sides:
-        spent = accumulate(tokens(example) for _, example in side)
-        kept = {id(example) for (_, example), so_far in zip(side, spent, strict=True) if so_far <= budget}
+        spent = accumulate(tokens(conversation) for _, conversation in side)
+        kept = {id(made) for (_, made), so_far in zip(side, spent, strict=True) if so_far <= budget}
         for name in {name for name, _ in side}:
             before = len(train[name])
-            train[name][:] = [example for example in train[name] if id(example) in kept]
+            train[name][:] = [made for made in train[name] if id(made) in kept]
             draft.over_budget[name] = before - len(train[name])
 
 
 @cache
 def _tokenizer() -> Any:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(Path(__file__).parent.parent / "tools" / "minilm" / "tokenizer.json"))
+    tokenizer = minilm_tokenizer()
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
-def tokens(example: Example) -> int:
-    """Return an example's length in tokens of a neutral tokenizer: a student's own counts a little differently."""
-    text = json.dumps([*example.messages, *example.tools], ensure_ascii=False)
+def tokens(conversation: Conversation) -> int:
+    """Return a conversation's length in tokens of a neutral tokenizer; a student's own differs a little."""
+    text = json.dumps([*conversation.messages, *conversation.tools], ensure_ascii=False)
     return len(_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def _counts(name: str, draft: _Draft, count: Count) -> Counts:
-    parts = draft.examples[name]
+    parts = draft.conversations[name]
     return Counts(
         kept=count.kept[name],
         dropped=dict(count.dropped[name]),
@@ -235,28 +246,28 @@ def _counts(name: str, draft: _Draft, count: Count) -> Counts:
 
 def _taught(judgements: Sequence[Judgement]) -> set[str]:
     """Return the labels that a phase learns to find or to choose."""
-    near = [label for one in judgements if one.shortlist for label in one.shortlist.near]
-    return {*near, *(pair.label for one in judgements for pair in one.select or () if pair.target)}
+    near = [label for judged in judgements if judged.shortlist for label in judged.shortlist.near]
+    return {*near, *(pair.label for judged in judgements for pair in judged.select or () if pair.target)}
 
 
 def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
     """Write the folder beside its place, then put it there: half a corpus is none."""
-    beside = out.with_name(f".{out.name}.part")
+    beside, trainer = out.with_name(f".{out.name}.part"), FORMATS[recipe.format]
     try:
         shutil.rmtree(beside, ignore_errors=True)
         files = [
-            _write_rows(beside, f"{name}/{split}", [FORMATS[recipe.format](one) for one in examples], recipe.parquet)
-            for name, parts in draft.examples.items()
-            for split, examples in parts.items()
-            if examples
+            _write_rows(beside, f"{name}/{split}", list(map(trainer.row, made)), recipe.parquet)
+            for name, parts in draft.conversations.items()
+            for split, made in parts.items()
+            if made
         ]
         judged = [
-            _write_rows(beside, f"encoder/{split}", [one.model_dump() for one in judgements], recipe.parquet)
+            _write_rows(beside, f"encoder/{split}", [judged.model_dump() for judged in judgements], recipe.parquet)
             for split, judgements in draft.judgements.items()
             if judgements
         ]
-        if recipe.format == "llamafactory":
-            _write_text(beside / "dataset_info.json", json.dumps(dataset_info(files), indent=1))
+        for name, content in trainer.files.items():
+            _write_text(beside / name, json.dumps(content(files), indent=1))
         _write_text(beside / "README.md", readme(card, [*files, *judged]))
         _write_text(beside / "card.json", card.model_dump_json(indent=1) + "\n")
         if out.exists():
