@@ -1,4 +1,4 @@
-"""Records as Parquet: a file's schema is the pydantic model's, whatever its rows happen to hold."""
+"""Write records as Parquet. The schema comes from the pydantic model, not from the rows."""
 
 import os
 from collections.abc import Iterable
@@ -10,14 +10,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
-ROWS = 1_000  # a row group: what is held in memory at once
+ROWS = 1_000  # per row group: the number held in memory
 
 
 def write_parquet(path: Path, draft: Path, model: type[BaseModel], records: Iterable[BaseModel]) -> None:
-    """Write records to `path`, which is there only when it is whole; until then they are in `draft`.
-
-    A dict with literal keys becomes a struct that has them all. Raises OSError where either cannot be written.
-    """
+    """Write records to `draft`, then rename it to `path`. Raises OSError if either cannot be written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -38,7 +35,7 @@ def _fields(model: Any) -> list[Any]:
 
 
 def _arrow(kind: Any) -> Any:
-    """Return the Arrow type of a field's annotation."""
+    """Return the Arrow type of a field's annotation: a struct for a dict with literal keys."""
     import pyarrow as pa
 
     plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
