@@ -8,7 +8,7 @@ from io import TextIOWrapper
 import typer
 
 from ctd_agent.commands.characterize import characterize
-from ctd_agent.commands.dataset import dataset
+from ctd_agent.commands.convert import dataset
 from ctd_agent.commands.distill import app as distill
 from ctd_agent.commands.evaluate import evaluate
 from ctd_agent.commands.index import index, search

@@ -1,14 +1,14 @@
-"""What people see: progress and notes on stderr, tables on stdout."""
+"""Output for people: progress and notes on stderr, tables on stdout."""
 
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,18 +18,14 @@ from rich.text import Text
 from ctd_agent.errors import redacted
 from ctd_agent.schema import Failure, LabeledDocument, Usage
 
-if TYPE_CHECKING:
-    from ctd_agent.agents.weights import Status
-    from ctd_agent.tools.label_index import Hit
-
 QUIET = 10.0  # seconds between progress lines where stderr is no terminal
 
 
 class Show(Protocol):
-    """What shows progress."""
+    """Shows progress."""
 
     def __call__(self, done: int, print_above: Callable[[], None] | None = None) -> None:
-        """Show how many are done, once `print_above` has printed something else with no bar in its way."""
+        """Show how many are done; `print_above` prints something first, with no bar in its way."""
 
 
 def plain(text: str) -> Text:
@@ -96,8 +92,8 @@ def report(
 ) -> Counter[str]:
     """Write every result as it comes, show progress, and sum up; return how many failed, by the failure's kind.
 
-    `done` and `failed` are those of earlier runs. Of each kind the first failure is told; the others
-    are likely to be alike, and stand in the results. A run that is cut short is summed up too.
+    `done` and `failed` are those of earlier runs. The first failure of each kind is told: the others are likely to be
+    alike, and are in the results. A run that is cut short is summed up too.
     """
     all_failed, told, usage = Counter(failed), set[str](), Usage()
     now, started = done, monotonic()
@@ -189,22 +185,3 @@ def result_table(result: LabeledDocument) -> Table:
 def failure_text(failure: Failure) -> str:
     """Return a failure in words, on one line."""
     return f"{failure.phase} failed ({failure.kind}): {' '.join(failure.message.split())[:300]}"
-
-
-def models_table(specs: Mapping[str, str], local: "Status") -> Table:
-    """Return what a model spec can be, and whether the weights of `local` are here."""
-    table = Table("model", "what it is", title="Models", title_justify="left", caption_justify="left")
-    for spec, meaning in specs.items():
-        table.add_row(plain(spec), plain(meaning))
-    where = f"in {local.path}" if local.present else "not fetched yet: `ctd-agent models --pull`, or at first use"
-    table.caption = plain(f"local: {local.path.stem}, {local.size / 1e9:.2f} GB, {local.licence}; {where}")
-    return table
-
-
-def hits_table(hits: "Sequence[Hit]") -> Table:
-    """Return search hits as a table."""
-    table = Table("#", "id", "name", "score", "description")
-    for rank, hit in enumerate(hits, start=1):
-        description = " ".join(hit.label.description.split())[:80]
-        table.add_row(*map(plain, (str(rank), hit.label.id, hit.label.name, f"{hit.score:.4f}", description)))
-    return table

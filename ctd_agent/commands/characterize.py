@@ -1,17 +1,16 @@
 """`ctd-agent characterize`: the two phases taken apart, on one's own catalogue, model and gold set."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctd_agent.commands.options import FILES, Embedder, Json, Task, open_index
+from ctd_agent.commands.options import FILES, Embedder, Json, Listwise, Selecting, Task, selecting_by
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
-    from ctd_agent.distill.characterization import Characterization
+    from ctd_agent.measure.characterize.record import Characterization
 
 Models = Annotated[
     list[str] | None,
@@ -30,10 +29,8 @@ def characterize(
     model: Annotated[str, typer.Option(help="The model of both phases: see `ctd-agent models`.")] = "local",
     shortlister: Models = None,
     selector: Models = None,
-    listwise: Annotated[
-        bool | None,
-        typer.Option("--listwise/--pointwise", help="As in `label`. Default: what fits the model.", show_default=False),
-    ] = None,
+    selecting: Selecting = None,
+    listwise: Listwise = None,
     task: Task = None,
     embedder: Embedder = None,
     candidates: Annotated[
@@ -56,32 +53,42 @@ def characterize(
     The graph runs whole, then with one thing changed at a time: some twelve runs, of which a model
     is asked only what it has not been asked before. `ctd-agent report` shows the outcome as a page.
     """
-    from ctd_agent.agents.models import load_phases
+    from ctd_agent.agents.engines import load_phases
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.console import note, progress
-    from ctd_agent.distill.analysis import analyse
-    from ctd_agent.distill.characterize import Study, run
     from ctd_agent.files import read_documents, read_gold
-    from ctd_agent.graphs.budget import Budget
+    from ctd_agent.graphs.job import Job
     from ctd_agent.graphs.replay import Memory
+    from ctd_agent.measure.characterize.analysis import analyse
+    from ctd_agent.measure.characterize.study import Study, run
 
     texts = read_documents(documents)
     right = read_gold(gold or documents)
-    counting = {key for key, one in right.items() if one.labels - one.filtered}
-    if unknown := [one.id for one in texts if one.id not in counting]:
+    counting = {key for key, labels in right.items() if labels.labels - labels.filtered}
+    if unknown := [document.id for document in texts if document.id not in counting]:
         raise UserError(
             f"{gold or documents}: no right labels for document {unknown[0]!r} ({len(unknown)} such in all)"
         )
-    catalogue = open_index(labels, index, embedder)
-    first = load_phases(model, model, listwise)
-    models = [[first[0]], [first[1]]]
+    way = selecting_by(selecting, listwise)
+    numbers = {"candidates": candidates, "searches": searches, "turns": turns}
+    job = Job(
+        labels=labels,
+        index=index,
+        embedder=embedder,
+        shortlister=model,
+        selector=model,
+        selecting=way,
+        task=task or DEFAULT_TASK,
+        budget={name: number for name, number in numbers.items() if number is not None},
+    )
+    first = job.open()
+    models = [[first.shortlister], [first.selector]]
     for phase, others in enumerate((shortlister, selector)):
-        models[phase] += [load_phases(spec, spec, listwise)[phase] for spec in others or []]
-    fitting = Budget.fitting(*first, candidates=candidates, searches=searches)
-    budget = replace(fitting, turns=turns or fitting.turns or 1)
-    study = Study(catalogue, *models, task=task or DEFAULT_TASK, budget=budget, seed=seed)
+        models[phase] += [load_phases(spec, spec, way)[phase] for spec in others or []]
+    budget = first.budget.model_copy(update={"turns": first.budget.turns or 1})
+    study = Study(first.index, *models, task=job.task, budget=budget, seed=seed)
     memory = Memory.of([*(replay or []), *sorted(out.glob("*.transitions.jsonl"))])
-    at_once = concurrency or min(one.slots for phase in models for one in phase)
+    at_once = concurrency or min(model.slots for phase in models for model in phase)
     try:
         with progress("documents through all runs", len(texts)) as show:
             run(study, texts, right, out, memory=memory, concurrency=at_once, progress=show)
@@ -90,7 +97,7 @@ def characterize(
         raise
     finally:
         note(f"{memory.asked:,} prompts were asked, {memory.replayed:,} answered from logs")
-    found = analyse(study, {one.id: right[one.id] for one in texts}, out)
+    found = analyse(study, {document.id: right[document.id] for document in texts}, out)
     (out / "characterization.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
     note(f"{out / 'characterization.json'}: the figures; `ctd-agent report` shows them")
     if as_json or not sys.stdout.isatty():
@@ -114,12 +121,10 @@ def _show(found: "Characterization") -> None:
         title_justify="left",
     )
     for name, row in zip(found.swap.shortlisters, found.swap.values, strict=True):
-        swap.add_row(plain(name), *(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in row))
+        swap.add_row(plain(name), *(f"{cell:.3f}" for cell in row))
     changed = Table("", "RP@5", "difference", title="With one thing changed", title_justify="left")
-    for one in found.ablations:
-        value, change = one.metrics["RP@5"], one.differences["RP@5"]
-        changed.add_row(
-            plain(one.name), f"{value.mean:.3f}", f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-        )
+    for variant in found.ablations:
+        value, change = variant.metrics["RP@5"], variant.differences["RP@5"]
+        changed.add_row(plain(variant.name), f"{value.mean:.3f}", f"{change:+.3f}")
     show_table(swap)
     show_table(changed)

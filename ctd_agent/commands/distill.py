@@ -13,8 +13,8 @@ from ctd_agent.commands.options import FILES, Json, read_catalogue
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ctd_agent.agents.student import Student
-    from ctd_agent.distill.card import Card
+    from ctd_agent.agents.engines.student import Student
+    from ctd_agent.distill.corpus import Card
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Distil smaller agents from a teacher's runs.")
 
@@ -62,8 +62,7 @@ def corpus(
     dev: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents that is held out.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the order of documents.")] = 0,
     trainer: Annotated[
-        Literal["trl", "openai", "axolotl", "llamafactory"],
-        typer.Option("--format", help="Whose: trl, openai (Unsloth reads it too), axolotl or llamafactory."),
+        str, typer.Option("--format", help="The trainer's: trl, openai (Unsloth reads it too), axolotl, llamafactory.")
     ] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet instead of JSON lines.")] = False,
     licence: Annotated[
@@ -75,8 +74,8 @@ def corpus(
 
     A run teaches a phase that it did well, whatever became of the other.
     """
-    from ctd_agent.distill.corpora import Recipe, make_corpus
-    from ctd_agent.distill.supervision import Gates
+    from ctd_agent.distill.corpus.lessons import Gates
+    from ctd_agent.distill.corpus.make import Recipe, make_corpus
     from ctd_agent.files import read_gold
 
     recipe = Recipe(
@@ -139,7 +138,7 @@ def train(
 
     On several GPUs: accelerate launch -m ctd_agent distill train ...
     """
-    from ctd_agent.distill.training.course import Plan
+    from ctd_agent.distill.training.plan import Plan
     from ctd_agent.distill.training.students import train as trained
 
     plan = Plan(
@@ -163,7 +162,7 @@ app.command(
 
 
 def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
-    """Say what was trained, and how it is named in the graph."""
+    """Name the students that were trained, and the option of `label` that takes each."""
     from ctd_agent.console import say
 
     if as_json or not sys.stdout.isatty():
@@ -171,12 +170,10 @@ def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
             sys.stdout.write(json.dumps({"folder": str(folder), "student": student.model_dump()}) + "\n")
         return
     for folder, student in made.items():
-        writes = student.kind == "writer"
-        if writes and student.target == "standard":
+        for option, spec in student.specs(folder).items():
+            say(f"{student.kind}: ctd-agent label ... --{option} {spec}")
+        if not student.specs(folder):
             say(f"{folder}: for comparisons; the graph has no place for an answer that skips the phases")
-            continue
-        phase = "model" if writes else "selector" if student.target == "select" else "shortlister"
-        say(f"{student.kind}: ctd-agent label ... --{phase} {'vllm' if writes else 'encoder'}:{folder}")
 
 
 def _show(card: "Card", out: Path) -> None:
@@ -185,8 +182,8 @@ def _show(card: "Card", out: Path) -> None:
     from ctd_agent.console import show_table
 
     table = Table("corpus", "kept", "dropped", "examples", "of dev", "tokens", title=f"{out}", title_justify="left")
-    for name, one in card.corpora.items():
-        numbers = (one.kept, sum(one.dropped.values()), one.train, one.dev, one.tokens)
+    for name, counts in card.corpora.items():
+        numbers = (counts.kept, sum(counts.dropped.values()), counts.train, counts.dev, counts.tokens)
         table.add_row(name, *(f"{number:,}" for number in numbers))
     table.caption = (
         f"of {card.documents:,} documents, {card.without_right_labels:,} without right labels, "

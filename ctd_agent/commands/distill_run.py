@@ -2,22 +2,23 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctd_agent.commands.evaluate import read_run
-from ctd_agent.commands.label import label
 from ctd_agent.commands.options import FILES, Json, Task, read_catalogue
+from ctd_agent.commands.outcome import label_into
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ctd_agent.agents.student import Student
-    from ctd_agent.distill.evaluation import Evaluation
+    from ctd_agent.agents.engines.student import Student
+    from ctd_agent.graphs.job import Job
+    from ctd_agent.measure.evaluate import Evaluation
 
-TEMPERATURE = 0.7  # of a teacher that is sampled more than once: without one, all its runs would be the same
+TEMPERATURE = 0.7  # of a teacher with several samples: at 0 they would all be the same
 SHOWN = ("P@1", "RP@5", "nDCG@5", "R@10", "micro F1")
 
 
@@ -42,20 +43,27 @@ def run(
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Label with a teacher, make a corpus, train a student, and score both side by side."""
+    from ctd_agent.agents.prompts import DEFAULT_TASK
+    from ctd_agent.agents.sampling import Sampling
     from ctd_agent.console import note
-    from ctd_agent.distill.corpora import Recipe, make_corpus
-    from ctd_agent.distill.supervision import Gates
-    from ctd_agent.distill.training.course import Plan
+    from ctd_agent.distill.corpus import Gates, Recipe, make_corpus
+    from ctd_agent.distill.training.plan import Plan
     from ctd_agent.distill.training.students import kind_of, train
     from ctd_agent.files import read_gold
+    from ctd_agent.graphs.job import Job
 
     plan = Plan(seed=seed, epochs=epochs)
-    kind_of(student, plan)  # what cannot be trained is told before the teacher's hours
-    asked = {"labels": labels, "task": task, "turns": turns, "candidates": candidates}
+    kind_of(student, plan)  # a student that cannot be trained is refused before the teacher's hours
+    few = {"candidates": candidates} if candidates is not None else {}
+    wanted = few | ({"turns": turns} if turns is not None else {})
+    teacher = Job(labels=labels, shortlister=model, selector=model, task=task or DEFAULT_TASK, budget=wanted)
     logs = []
     for sample in range(samples):
-        sampling = f"temperature={TEMPERATURE},seed={seed + sample}" if samples > 1 else None
-        logs.append(_label(documents, out / f"teacher-{sample}.jsonl", asked, model=model, sampling=sampling))
+        job = teacher
+        if samples > 1:
+            drawn = Sampling(temperature=TEMPERATURE, seed=seed + sample)
+            job = teacher.model_copy(update={"shortlist_sampling": drawn, "select_sampling": drawn})
+        logs.append(_label(job, documents, out / f"teacher-{sample}.jsonl"))
     corpus = out / "corpus"
     if corpus.exists():
         note(f"{corpus}: it is there already; delete it to make it again")
@@ -66,46 +74,43 @@ def run(
     if test is None:
         note(f"{out / 'student'}: trained; give --test documents with right labels to see how good it is")
         return
-    # The student's run lies in the last of its folders: who trains it anew deletes that, and its answers with it.
+    # The student's run lies in the last of its folders: deleting that to train it anew deletes its answers too.
     runs = out / "test-teacher.jsonl", [*made][-1] / "test.jsonl"
-    _label(test, runs[0], asked, model=model)
-    _label(test, runs[1], asked | {"turns": None}, **_named(made))
+    _label(teacher, test, runs[0])
+    _label(teacher.model_copy(update=_models(made) | {"budget": few}), test, runs[1])
     _summary(out, runs, test, seed, as_json)
 
 
-def _label(source: str, output: Path, asked: "Mapping[str, Any]", **models: Any) -> Path:
-    """Label documents, those that are left; return the log. A document that fails teaches nothing, and ends nothing."""
-    sampling = models.pop("sampling", None)
-    try:
-        label(source, output=output, shortlist_sampling=sampling, select_sampling=sampling, **asked, **models)
-    except typer.Exit as end:
-        if end.exit_code != 1:
-            raise
-    return output.with_name(f"{output.name}.transitions.jsonl")
+def _label(job: "Job", source: str, output: Path) -> Path:
+    """Label the documents that are left; return the log. A document that fails teaches nothing, and ends nothing."""
+    from ctd_agent.files import read_documents
+    from ctd_agent.graphs.transitions import log_of
+
+    label_into(job, read_documents(source), output, log_of(output))
+    return log_of(output)
 
 
-def _named(made: "Mapping[Path, Student]") -> dict[str, str | None]:
-    """Return a student's phases by the options of `label`."""
+def _models(made: "Mapping[Path, Student]") -> dict[str, str]:
+    """Return the models of a job whose phases the students do."""
     first, *_ = made
-    if made[first].kind != "writer":
-        return {folder.name: f"encoder:{folder}" for folder in made}
+    if made[first].kind != "language-model":
+        return {name: spec for folder, student in made.items() for name, spec in student.specs(folder).items()}
     weights = first / f"{first.resolve().name}.gguf"
     if not weights.is_file():
         raise UserError(f"{first}: the local engine cannot run it; label and eval with --model vllm:{first}")
-    return {"model": f"gguf:{weights}"}
+    return {"shortlister": f"gguf:{weights}", "selector": f"gguf:{weights}"}
 
 
 def _summary(out: Path, both_runs: "Sequence[Path]", test: str, seed: int, as_json: bool) -> None:
-    from ctd_agent.distill import evaluation
     from ctd_agent.files import read_gold
+    from ctd_agent.measure.evaluate import compare, evaluate
 
     right = read_gold(test)
-    runs = [read_run(run, None) for run in both_runs]
-    scores = [evaluation.scored(results, right, steps) for results, steps in runs]
-    found = [evaluation.evaluate(results, right, steps, seed=seed) for results, steps in runs]
-    both = found[1].model_copy(update={"compared": evaluation.compare(scores[1], scores[0], None, seed=seed)})
+    teacher, student = (read_run(run, right) for run in both_runs)
+    found = [evaluate(run, right, seed=seed) for run in (teacher, student)]
+    both = found[1].model_copy(update={"compared": compare(student, teacher, seed=seed)})
     (out / "summary.json").write_text(
-        "".join(one.model_dump_json() + "\n" for one in (found[0], both)), encoding="utf-8"
+        "".join(scores.model_dump_json() + "\n" for scores in (found[0], both)), encoding="utf-8"
     )
     if as_json or not sys.stdout.isatty():
         sys.stdout.write((out / "summary.json").read_text(encoding="utf-8"))
@@ -121,9 +126,8 @@ def _show(teacher: "Evaluation", student: "Evaluation") -> None:
     table = Table("", "teacher", "student", "student less teacher", title=f"{student.documents} documents")
     for name in (name for name in SHOWN if name in student.metrics and student.compared):
         change = student.compared.differences[name] if student.compared else student.metrics[name]
-        figures = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
-        table.add_row(name, f"{teacher.metrics[name].mean:.3f}", f"{student.metrics[name].mean:.3f}", figures)
-    seconds = [sum(cost.seconds for cost in one.cost.values()) for one in (teacher, student)]
+        table.add_row(name, f"{teacher.metrics[name].mean:.3f}", f"{student.metrics[name].mean:.3f}", f"{change:+.3f}")
+    seconds = [sum(cost.seconds for cost in scores.cost.values()) for scores in (teacher, student)]
     ratio = f"1/{seconds[0] / max(seconds[1], 1e-9):.0f}"
-    table.add_row("seconds a document", *(f"{one:.2f}" for one in seconds), ratio)
+    table.add_row("seconds a document", *(f"{mean:.2f}" for mean in seconds), ratio)
     show_table(table)

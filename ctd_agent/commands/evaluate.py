@@ -1,6 +1,7 @@
 """`ctd-agent eval`: score a labelled run."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,11 @@ from ctd_agent.commands.options import Json
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from ctd_agent.distill.evaluation import Evaluation
-    from ctd_agent.graphs.transitions import Transition
-    from ctd_agent.schema import LabeledDocument
+    from ctd_agent.measure.evaluate import Evaluation
+    from ctd_agent.measure.trace import Trace
+    from ctd_agent.schema import Gold
 
 
 def evaluate(
@@ -35,20 +36,20 @@ def evaluate(
     the shortlist.
     """
     from ctd_agent.console import note
-    from ctd_agent.distill import evaluation
     from ctd_agent.files import read_gold
+    from ctd_agent.measure import evaluate as scores
 
     right = read_gold(gold)
-    weight = evaluation.propensities(read_gold(train)) if train else None
-    results, steps = read_run(run, log)
-    found = evaluation.evaluate(results, right, steps, weight, seed=seed)
+    weight = scores.propensities(read_gold(train)) if train else None
+    traces = read_run(run, right, log)
+    found = scores.evaluate(traces, right, weight, seed=seed)
     if compare:
-        theirs, their_steps = read_run(compare, None)
-        if not (steps and their_steps):  # the longer rankings would win by their length alone
+        theirs = read_run(compare, right)
+        if not (_logged(traces) and _logged(theirs)):  # the longer rankings would win by their length alone
             note(f"{run} less {compare}: of both, rankings end with the shortlist, as one has no log")
-            steps, their_steps = {}, {}
-        pair = evaluation.scored(results, right, steps), evaluation.scored(theirs, right, their_steps)
-        found = found.model_copy(update={"compared": evaluation.compare(*pair, weight, seed=seed)})
+            traces, theirs = ([replace(trace, steps=()) for trace in side] for side in (traces, theirs))
+        compared = scores.compare(traces, theirs, weight, seed=seed)
+        found = found.model_copy(update={"compared": compared})
     if found.missing:
         note(f"{run}: {found.missing} documents of {gold} have no result; they are left out")
     if out:
@@ -59,21 +60,21 @@ def evaluate(
         _show(found, compare)
 
 
-def read_run(run: Path, log: Path | None) -> "tuple[list[LabeledDocument], Mapping[str, list[Transition]]]":
-    """Return a run's results, and its steps where its log is there."""
+def read_run(run: Path, gold: "Mapping[str, Gold]", log: Path | None = None) -> "list[Trace]":
+    """Read a run with its log where that is there. Raises UserError where there is no such run."""
     from ctd_agent.console import note
-    from ctd_agent.graphs.transitions import read_transitions
-    from ctd_agent.records import read_records
-    from ctd_agent.schema import LabeledDocument
+    from ctd_agent.graphs.transitions import log_of
+    from ctd_agent.measure.trace import read_traces
 
     if not run.exists():
         raise UserError(f"{run}: no such run; make it: ctd-agent label DOCUMENTS --labels CATALOGUE -o {run}")
-    results = list(read_records(run, LabeledDocument))
-    where = log or run.with_name(f"{run.name}.transitions.jsonl")
-    if log is None and not where.exists():
-        note(f"{run}: without its log ({where}) a ranking ends with the shortlist")
-        return results, {}
-    return results, read_transitions(where)
+    if log is None and not log_of(run).exists():
+        note(f"{run}: without its log ({log_of(run)}) a ranking ends with the shortlist")
+    return read_traces(run, gold, log)
+
+
+def _logged(traces: "Sequence[Trace]") -> bool:
+    return any(trace.steps for trace in traces)
 
 
 def _write(out: Path, found: "Evaluation") -> None:
@@ -85,7 +86,7 @@ def _write(out: Path, found: "Evaluation") -> None:
 
 
 def _show(found: "Evaluation", compare: Path | None) -> None:
-    """Print the metrics, the difference from another run beside them, and what each phase cost."""
+    """Print the metrics, the difference from another run beside them, and the cost of each phase."""
     from rich.table import Table
 
     from ctd_agent.console import plain, show_table
@@ -96,14 +97,13 @@ def _show(found: "Evaluation", compare: Path | None) -> None:
     for name, (mean, low, high) in found.metrics.items():
         cells = [name, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]"]
         if found.compared:
-            change = found.compared.differences[name]
-            cells.append(f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+            cells.append(f"{found.compared.differences[name]:+.3f}")
         table.add_row(*cells)
     failed = sum(found.failures.values())
     table.caption = f"{found.empty} empty answers, {failed} failed, {found.truncated} read in part"
     show_table(table)
     cost = Table("a document", "calls", "tokens in", "of them cached", "tokens out", "seconds")
-    for phase, one in found.cost.items():
-        counts = (one.calls, one.prompt_tokens, one.cached_tokens, one.completion_tokens)
-        cost.add_row(phase, *(f"{value:,.1f}" for value in counts), f"{one.seconds:.2f}")
+    for phase, spent in found.cost.items():
+        counts = (spent.calls, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens)
+        cost.add_row(phase, *(f"{value:,.1f}" for value in counts), f"{spent.seconds:.2f}")
     show_table(cost)

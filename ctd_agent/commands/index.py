@@ -20,9 +20,11 @@ from ctd_agent.errors import CtdError, UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from ctd_agent.console import Show
     from ctd_agent.schema import Label
-    from ctd_agent.tools.label_index import Changes, LabelIndex, Manifest
+    from ctd_agent.tools.label_index import Changes, Hit, LabelIndex, Manifest
 
 
 def index(
@@ -61,7 +63,7 @@ def _built_or_updated(
 
 def _wait_for_graph(out: str, manifest: "Manifest") -> None:
     from ctd_agent.console import note
-    from ctd_agent.tools.graph import LABELS_A_SECOND, start_graph
+    from ctd_agent.tools.hnsw import LABELS_A_SECOND, start_graph
 
     if (process := start_graph(out, manifest)) is None:
         return
@@ -82,13 +84,25 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search an index as the model does."""
-    from ctd_agent.console import hits_table, show_table
+    from ctd_agent.console import show_table
     from ctd_agent.tools.label_index import LabelIndex
     from ctd_agent.tools.label_search import found_labels
 
     hits = LabelIndex.open(index).search(query, limit, mode)
     if sys.stdout.isatty() and not as_json:
-        show_table(hits_table(hits))
+        show_table(_table(hits))
         return
     for found in found_labels(hits):
         sys.stdout.write(found.model_dump_json() + "\n")
+
+
+def _table(hits: "Sequence[Hit]") -> "Table":
+    from rich.table import Table
+
+    from ctd_agent.console import plain
+
+    table = Table("#", "id", "name", "score", "description")
+    for rank, hit in enumerate(hits, start=1):
+        description = " ".join(hit.label.description.split())[:80]
+        table.add_row(*map(plain, (str(rank), hit.label.id, hit.label.name, f"{hit.score:.4f}", description)))
+    return table

@@ -1,4 +1,4 @@
-"""`ctd-agent report`: one HTML page to look at a run and at what was measured of it."""
+"""`ctd-agent report`: one HTML page to look at a run and its measurements."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -9,9 +9,6 @@ from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-    from ctd_agent.distill.report_documents import Case
-    from ctd_agent.graphs.transitions import Run
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -30,17 +27,19 @@ def report(
     It needs no network and opens from disk. It holds the documents' texts.
     """
     from ctd_agent.console import note
-    from ctd_agent.distill.characterization import Characterization
-    from ctd_agent.distill.evaluation import Evaluation
-    from ctd_agent.distill.report import page
-    from ctd_agent.files import read_labels
+    from ctd_agent.files import read_gold, read_labels
+    from ctd_agent.measure.characterize.record import Characterization
+    from ctd_agent.measure.evaluate import Evaluation
+    from ctd_agent.measure.report.page import page
+    from ctd_agent.measure.trace import read_traces
 
     if run is None and evaluation is None and characterization is None:
         raise UserError("nothing to report: give a RUN, --eval or --characterization")
-    cases, header = _cases(run, log, gold) if run else ([], None)
+    traces = read_traces(run, read_gold(gold) if gold else {}, log) if run else []
+    if run and not traces:
+        raise UserError(f"{run}: no documents in it")
     text = page(
-        cases,
-        run=header,
+        traces,
         names={label.id: label.name for label in read_labels(labels)} if labels else {},
         evaluation=_record(evaluation, Evaluation) if evaluation else None,
         characterization=_record(characterization, Characterization) if characterization else None,
@@ -50,25 +49,6 @@ def report(
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     note(f"{out}: open it in a browser")
-
-
-def _cases(run: Path, log: Path | None, gold: str | None) -> "tuple[list[Case], Run | None]":
-    """Return a run's documents, and the header of its log where there is one."""
-    from ctd_agent.distill.report_documents import Case
-    from ctd_agent.files import read_gold
-    from ctd_agent.graphs.transitions import read_runs, read_transitions
-    from ctd_agent.records import read_records
-    from ctd_agent.schema import LabeledDocument
-
-    right = read_gold(gold) if gold else {}
-    where = log or run.with_name(f"{run.name}.transitions.jsonl")
-    logged = log is not None or where.exists()
-    steps, runs = (read_transitions(where), read_runs(where)) if logged else ({}, [])
-    results = list(read_records(run, LabeledDocument))
-    if not results:
-        raise UserError(f"{run}: no documents in it")
-    cases = [Case(one, steps.get(one.id), right.get(one.id)) for one in results]
-    return cases, runs[-1] if runs else None
 
 
 def _record(path: Path, model: "type[Model]") -> "Model":

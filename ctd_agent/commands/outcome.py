@@ -1,0 +1,105 @@
+"""The end of a labelling command: its files named, its failures counted, its exit code."""
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ctd_agent.errors import UserError
+
+if TYPE_CHECKING:
+    from ctd_agent.graphs.batch import Output
+    from ctd_agent.graphs.job import Job
+    from ctd_agent.schema import Document, LabeledDocument
+
+
+def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: Path) -> "Counter[str]":
+    """Label the documents that have no result in a file yet; return how many have failed, by kind.
+
+    Raises UserError where the file or the log cannot be used.
+    """
+    from ctd_agent.console import note, tell_failed
+    from ctd_agent.graphs.batch import Output
+
+    with Output(output, job.retry_failed) as out:
+        todo = _left(documents, out, log)
+        if done := len(documents) - len(todo):
+            note(
+                f"{output}: {done} of {len(documents)} documents are done"
+                + (", going on" if todo else ", nothing to do")
+            )
+        failed = out.failed
+        if todo:
+            failed = label_each(job, todo, out.write, log, out, len(documents))
+        else:
+            tell_failed(failed, len(documents))
+        if job.ordered:
+            out.sort(documents)
+        return failed
+
+
+def label_each(
+    job: "Job",
+    documents: "Sequence[Document]",
+    write: "Callable[[LabeledDocument], None]",
+    log: Path,
+    out: "Output | None" = None,
+    total: int | None = None,
+) -> "Counter[str]":
+    """Label documents and write each result as it comes; return how many have failed, by kind.
+
+    `out` is the file of results, if any, `total` the number of documents with those that it has already.
+    """
+    from ctd_agent.console import report
+
+    labeller = job.open()
+    total = total or len(documents)
+    results = labeller.label(documents, log)
+    with _places(out, log):
+        return report(results, write, total, total - len(documents), out.failed if out else {})
+
+
+def end(failed: "Counter[str]", resumable: bool) -> None:
+    """Name the ways to retry failed documents, and exit with 1 where there are any."""
+    from ctd_agent.console import note
+    from ctd_agent.graphs.batch import RETRIED
+
+    if not failed:
+        return
+    if resumable and any(failed[kind] for kind in RETRIED):
+        note("the same command tries again those that failed by no fault of their own")
+    if resumable and failed.keys() - {*RETRIED}:
+        note("the same command with --retry-failed tries all again that failed")
+    raise typer.Exit(1)
+
+
+def _left(documents: "Sequence[Document]", out: "Output", log: Path) -> "list[Document]":
+    """Return the documents that are still to be labelled."""
+    if log.resolve() == out.path.resolve():
+        raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
+    todo = out.left(documents)
+    if len(todo) < len(documents) and not log.exists():
+        raise UserError(f"{log}: the log of the results in {out.path} is not there; say where with --log")
+    return todo
+
+
+@contextmanager
+def _places(out: "Output | None", log: Path) -> Iterator[None]:
+    """Name the run's files at its end, however it ends."""
+    from ctd_agent.console import note
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
+        if out:
+            note("the same command goes on from here")
+        raise
+    finally:
+        if out:
+            note(f"results: {out.path}")
+        note(f"transitions log: {log}")
