@@ -14,12 +14,12 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import Field
 from smollm2 import make
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, load_model
+from ctd_agent.agents.manner import Manner
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
-from ctd_agent.schema import Document, Label, LabeledDocument
+from ctd_agent.graphs.transitions import read_log
+from ctd_agent.schema import MODEL, Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
 Make = Callable[..., ChatModel]
@@ -125,7 +125,9 @@ def small() -> Callable[..., ChatModel]:
 
     def make(*queue: Any, otherwise: Answer | None = None) -> ChatModel:
         chat = ScriptedModel(queue=list(queue), otherwise=otherwise or likes())
-        return ChatModel("scripted:small", chat, native_tools=False, searches=False, listwise=False, slots=1)
+        return ChatModel(
+            "scripted:small", chat, Manner(native_tools=False), searches=False, selects="pointwise", slots=1
+        )
 
     return make
 
@@ -196,7 +198,7 @@ def run(index: LabelIndex, tmp_path: Path) -> Run:
             {"document": Document(id="1", text=text)}
         )
         result = output["result"]
-        assert read_transitions(log) == {"1": output["transitions"]}
+        assert read_log(log).steps == {"1": output["transitions"]}
         assert LabeledDocument.model_validate_json(result.model_dump_json()) == result
         assert {label.id for label in result.labels} <= {entry.id for entry in result.shortlist}
         return result
@@ -212,10 +214,10 @@ def failure(result: LabeledDocument) -> tuple[str, str] | None:
     return (result.failure.phase, result.failure.kind) if result.failure else None
 
 
-def queries(result: LabeledDocument) -> list[tuple[int, str]]:
-    """The model's searches that found anything, in order."""
-    found = {(finding.turn, finding.query) for entry in result.shortlist for finding in entry.found_by}
-    return sorted(found - {(0, "")})
+def queries(result: LabeledDocument) -> list[str]:
+    """The model's searches that found anything, sorted."""
+    findings = [finding for entry in result.shortlist for finding in entry.found_by]
+    return sorted({finding.query for finding in findings if finding.source == MODEL})
 
 
 def baselines(model: ChatModel) -> list[str]:

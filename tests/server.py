@@ -1,7 +1,6 @@
-"""A scripted OpenAI-compatible server: it plays an engine that answers, and one that misbehaves.
+"""A scripted OpenAI-compatible server, with faults on demand.
 
-For unit tests only. In a thread: `with Server() as server`; on its own, to be killed:
-`python tests/server.py PORT [DELAY]`.
+In a thread: `with Server() as server`. As a process that a test can kill: `python tests/server.py PORT [DELAY]`.
 """
 
 import json
@@ -18,7 +17,7 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105}
 
 
 class Raw(NamedTuple):
-    """An answer byte for byte; with `cut`, the connection ends before its last byte."""
+    """A literal HTTP answer. With `cut`, the connection closes before its last byte."""
 
     body: bytes = b""
     status: int = 200
@@ -29,7 +28,7 @@ class Raw(NamedTuple):
 def completion(
     content: str | None = "", *, finish: str = "stop", logprobs: Any = None, usage: Body = USAGE, **fields: Any
 ) -> Body:
-    """A chat completion; `fields` are more of its message's."""
+    """A chat completion. `fields` are added to its message."""
     message = {"role": "assistant", "content": content, **fields}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
     return {
@@ -43,7 +42,7 @@ def completion(
 
 
 def agreeable(request: Body) -> Body:
-    """What a model answers that searches for nothing else, and finds that the first label applies."""
+    """The answer of a model that makes no further searches and chooses the first label."""
     if "response_format" not in request:
         return completion("nothing is missing")
     choice = {"number": 1, "score": 0.9, "reason": "because it does"}
@@ -51,12 +50,12 @@ def agreeable(request: Body) -> Body:
 
 
 class Server(ThreadingHTTPServer):
-    """Answers from `script`, then by `otherwise`, each after `delay` seconds; `requests` are all it got.
+    """Answers from `script`, then with `otherwise`, each after `delay` seconds. `requests` has all requests.
 
-    It does not answer after `stalls_after` requests, nor one that has `stalls_on` in it. Of all calls
-    it fails the share `fails`, in turn by 500, by 429 and by hanging up; which, follows from the
-    request and how often it has come, whatever the order of others. If it `refuses`, every answer is
-    401 and quotes the key that was sent, as some endpoints do.
+    `stalls_after` is the number of requests after which no request gets an answer. `stalls_on` is a text: a request
+    that contains it gets no answer. `fails` is the share of requests that fail, with status 500, with 429 or with a
+    closed connection. The choice depends on the request and its earlier copies, not on other requests.
+    With `refuses`, every answer is 401 and quotes the client's key, as some endpoints do.
     """
 
     daemon_threads = True
@@ -67,7 +66,7 @@ class Server(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
     def reset(self) -> None:
-        """Forget what was, and begin anew."""
+        """Return to the initial state."""
         self.script: list[Body | Raw] = []
         self.otherwise: Callable[[Body], Body] = agreeable
         self.stalls_after: int | None = None
@@ -79,7 +78,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def spec(self) -> str:
-        """The model spec of what runs here."""
+        """The model spec of this server."""
         return f"openai:scripted@http://127.0.0.1:{self.server_port}/v1"
 
     def __enter__(self) -> "Server":
@@ -91,7 +90,7 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients are killed here on purpose."""
+        """Print nothing: tests kill clients on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,17 +102,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        failure = self._misfortune(request) if server.fails else None
+        failure = self._failure(request) if server.fails else None
         server.requests.append({"path": self.path, **request})
         answer: Body | Raw = server.script.pop(0) if server.script else server.otherwise(request)
         late = server.stalls_after is not None and len(server.requests) > server.stalls_after
         if late or (server.stalls_on is not None and server.stalls_on in json.dumps(request)):
-            time.sleep(60)  # longer than any test waits; the thread dies with the tests
+            time.sleep(60)  # longer than any test waits
         time.sleep(server.delay)
         self._respond(self._refusal() if server.refuses else failure or answer)
 
-    def _misfortune(self, request: Body) -> Raw | None:
-        """What this request fails by, if it does: drawn anew each time it comes."""
+    def _failure(self, request: Body) -> Raw | None:
+        """The failure of this request, if any, drawn again for each copy."""
         times = sum({**seen, **request} == seen for seen in self.server.requests)
         draw = random.Random(f"{times} {json.dumps(request)}")  # noqa: S311 - nothing secret
         if draw.random() >= self.server.fails:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from conftest import ScriptedModel
+from systems import baselines, retrieval
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.distill.baselines import baselines, retrieval
+from ctd_agent.agents.engines import ChatModel
 from ctd_agent.schema import Document, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
@@ -78,7 +78,7 @@ def test_monolithic_searches_and_chooses_in_one_conversation(index: LabelIndex, 
     assert second[: len(first)] == first
     assert [message["role"] for message in second] == ["system", "user", "assistant", "user"]
     assert "mortgages:" in second[-1]["content"]
-    assert {finding.turn for entry in result.shortlist for finding in entry.found_by} == {0, 1}
+    assert {finding.source for entry in result.shortlist for finding in entry.found_by} == {"labels", "model"}
 
 
 def test_a_name_that_was_not_offered_is_dropped(index: LabelIndex, small: Make):

@@ -20,15 +20,14 @@ from langchain_core.messages import AIMessage
 from server import USAGE, Raw, Server, completion
 from tenacity import wait_none
 
-from ctd_agent.agents import models, retry
-from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.engines import ChatModel, retry, table
 from ctd_agent.agents.shortlister import Shortlister
 from ctd_agent.cli import run
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs import batch
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Failure, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
@@ -192,19 +191,12 @@ def test_with_retry_failed_whatever_has_failed_is_left(tmp_path: Path):
     assert ids(path) == ["doc-0", "doc-1"]
 
 
-@pytest.mark.parametrize("torn", [b'{"id": "doc-1", "lab', b"{"])
-def test_a_line_that_was_cut_does_not_count_and_is_replaced(tmp_path: Path, torn: bytes):
+@pytest.mark.parametrize(
+    "end", [b'\n{"id": "doc-1", "lab', b"\n{", b""], ids=["torn line", "torn at its first byte", "no newline"]
+)
+def test_a_run_goes_on_after_the_last_whole_line(tmp_path: Path, end: bytes):
     path = tmp_path / "out.jsonl"
-    path.write_bytes(labelled("doc-0").model_dump_json().encode() + b"\n" + torn)
-    with Output(path) as out:
-        assert [document.id for document in out.left(documents(2))] == ["doc-1"]
-        out.write(labelled("doc-1"))
-    assert ids(path) == ["doc-0", "doc-1"]
-
-
-def test_a_whole_line_that_only_lacks_its_newline_counts(tmp_path: Path):
-    path = tmp_path / "out.jsonl"
-    path.write_bytes(labelled("doc-0").model_dump_json().encode())
+    path.write_bytes(labelled("doc-0").model_dump_json().encode() + end)
     with Output(path) as out:
         assert [document.id for document in out.left(documents(2))] == ["doc-1"]
         out.write(labelled("doc-1"))
@@ -339,7 +331,7 @@ def test_cut_and_run_again_no_document_is_lost_or_twice(
     assert ids(out)[: len(kept)] == kept
     assert sorted(ids(out)) == sorted(ALL)
     assert ids(out) == ALL or options
-    steps = read_transitions(log)
+    steps = read_log(log).steps
     assert steps.keys() == set(ALL)
     assert {tuple(step.node for step in document) for document in steps.values()} == {("read", "select")}
 
@@ -369,7 +361,7 @@ def test_an_engine_that_dies_fails_its_documents_and_they_alone_are_asked_again(
         assert [request["path"] for request in server.requests] == ["/v1/chat/completions"]
     assert ids(out) == ALL
     assert not any(result.failure for result in read_records(out, LabeledDocument))
-    last = read_transitions(tmp_path / "out.jsonl.transitions.jsonl")
+    last = read_log(tmp_path / "out.jsonl.transitions.jsonl").steps
     assert not any(step.failure for steps in last.values() for step in steps)
 
 
@@ -411,7 +403,7 @@ def test_when_all_is_done_no_model_is_loaded_and_that_is_said(
         assert run(command(server)) == 0
         capfd.readouterr()
         before, asked = (tmp_path / "out.jsonl").read_bytes(), len(server.requests)
-        monkeypatch.setattr(models, "load_model", lambda _: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(table, "load_model", lambda _: pytest.fail("a model was loaded"))
         assert run(command(server)) == 0
         assert len(server.requests) == asked
     assert "out.jsonl: 16 of 16 documents are done, nothing to do" in capfd.readouterr().err

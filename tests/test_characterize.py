@@ -1,7 +1,7 @@
 """The phases taken apart: every arm is a run of the graph, and no prompt is asked twice."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,15 @@ import pytest
 from conftest import ScriptedModel, chosen, label_asked, likes, searches
 from server import Server
 
-from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.engines import ChatModel, EngineError
+from ctd_agent.agents.manner import Manner
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.analysis import analyse
-from ctd_agent.distill.characterization import Characterization
-from ctd_agent.distill.characterize import (
+from ctd_agent.errors import UserError
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.replay import Memory, ReplayedModel
+from ctd_agent.measure.characterize.analysis import analyse
+from ctd_agent.measure.characterize.record import Characterization
+from ctd_agent.measure.characterize.study import (
     NEAR_ALONE,
     NO_DESCRIPTIONS,
     NO_DOCUMENT,
@@ -25,12 +29,11 @@ from ctd_agent.distill.characterize import (
     Study,
     run,
 )
-from ctd_agent.errors import UserError
-from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.replay import Memory, ReplayedModel
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Exchange, Gold, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
+
+pytest_plugins = ["servers"]
 
 DOCUMENTS = [
     Document(id="one", text="The central bank raised interest rates; inflation and consumer prices fell"),
@@ -114,8 +117,8 @@ def test_a_study_that_was_cut_goes_on_where_it_was(index: LabelIndex, model: Cha
 def test_each_arm_differs_from_the_whole_graph_in_what_it_says(done: tuple[Study, Path]):
     _, out = done
     whole, bare = results(out, "whole")["one"], results(out, "no-model-searches")["one"]
-    assert {finding.turn for entry in bare.shortlist for finding in entry.found_by} == {0}
-    assert {finding.turn for entry in whole.shortlist for finding in entry.found_by} == {0, 1}
+    assert {finding.source for entry in bare.shortlist for finding in entry.found_by} == {"labels"}
+    assert {finding.source for entry in whole.shortlist for finding in entry.found_by} == {"labels", "model"}
     without = results(out, "no-document-search")["one"]
     assert {finding.query for entry in without.shortlist for finding in entry.found_by} == {"mortgages"}
     shuffled = results(out, "shuffled-shortlist")["one"]
@@ -189,9 +192,9 @@ def test_a_second_selector_is_swapped_in(index: LabelIndex, small: Make, tmp_pat
     other = ChatModel(
         "scripted:other",
         ScriptedModel(otherwise=finance("Inflation")),
-        native_tools=False,
+        Manner(native_tools=False),
         searches=False,
-        listwise=False,
+        selects="pointwise",
     )
     first = small(otherwise=finance("Football"))
     made = Study(index, [first], [first, other], task="topics", budget=Budget(turns=1, candidates=2))
@@ -241,7 +244,7 @@ def test_a_characterization_reads_back_as_it_was_written(done: tuple[Study, Path
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A model at a URL, and a folder with a catalogue and two documents that have their right labels."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
@@ -251,8 +254,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         {"id": "b", "text": "The central bank raises interest rates", "labels": ["Interest rates"]},
     ]
     Path("documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with Server() as running:
-        yield running
+    return server
 
 
 def characterizing(server: Server, *more: str) -> list[str]:

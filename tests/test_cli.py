@@ -6,7 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,16 @@ from typing import Any
 import pytest
 from server import Server
 
-from ctd_agent.agents import weights
-from ctd_agent.agents.models import SPECS
+from ctd_agent.agents.engines import ENGINES, weights
 from ctd_agent.cli import run
 from ctd_agent.schema import LabeledDocument
+
+pytest_plugins = ["servers"]
 
 COMMAND = Path(sys.executable).with_name("ctd-agent")
 HEAVY = {"httpx", "langchain_core", "langgraph", "model2vec", "numpy", "onnxruntime", "openai", "qdrant_edge", "rich"}
 
 Told = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.reset()
-    return running
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +158,7 @@ def test_an_index_is_built_then_searched_and_labelled_with(told: Told, server: S
 
 def test_models_lists_the_specs(told: Told):
     code, out, _ = told("models")
-    assert (code, json.loads(out)["specs"]) == (0, SPECS)
+    assert (code, json.loads(out)["specs"]) == (0, {engine.form: engine.help for engine in ENGINES})
 
 
 def test_a_terminal_gets_a_table_without_control_characters_or_lines_with_json(told: Told):
@@ -226,7 +215,7 @@ CATALOGUE = ["--labels", "labels.txt", "--embedder", "static"]
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "vllm:foo"], "vllm:foo: pip install 'ctd-agent[vllm]' first"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "gguf:nope.gguf"], "gguf:nope.gguf: no such file"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "gguf:text.gguf"], "gguf:text.gguf: not a GGUF file"),
-        (["label", *ONE_TEXT, *CATALOGUE, "--selector", "nonsense"], "nonsense: a model is local, gguf:FILE"),
+        (["label", *ONE_TEXT, *CATALOGUE, "--selector", "nonsense"], "a model is one of local, gguf:FILE"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "openai:gpt-5"], "openai:gpt-5: set OPENAI_API_KEY"),
         (["label", "--text", "\udcff", *CATALOGUE], "not UTF-8"),
         (["label", "documents.txt", "--text-column", "body", *CATALOGUE], "documents.txt: no column 'body'"),

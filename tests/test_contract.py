@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 from server import Server, agreeable, completion
 
-from ctd_agent.agents import openai_chat
-from ctd_agent.agents.chat_model import ChatModel, EngineError
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, EngineError, load_model, openai_chat
 from ctd_agent.schema import Exchange, Reply
 
 SCHEMA = {
@@ -92,7 +90,7 @@ def test_the_tokens_of_a_call_are_counted(model: ChatModel):
 
 
 def test_a_tool_is_called_with_what_its_schema_asks_for(model: ChatModel):
-    if not model.native_tools:
+    if not model.manner.native_tools:
         pytest.skip("this model makes no tool calls that its engine can read: its search turns are under a schema")
     text = "Find the labels for: Serve and volley on grass."
     reply = ask(model, text, max_tokens=60, tools=[TOOL], tool_choice="required")

@@ -1,4 +1,4 @@
-"""Data sets of others, converted: what is on disk before, and what can be labelled and scored after."""
+"""Published data sets are converted to files that can be labelled and scored."""
 
 import gzip
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from ctd_agent.cli import run as cli
 from ctd_agent.files import read_documents, read_gold, read_labels
-from ctd_agent.schema import Gold
+from ctd_agent.schema import Document, Gold
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -157,11 +157,11 @@ def test_a_hugging_face_set_with_class_labels_has_them_all_in_its_catalogue():
     assert read_gold("set/test.jsonl")["test-1"].labels == {"cat", "dog"}
 
 
-def test_one_with_strings_has_those_that_occur():
+def test_a_hugging_face_set_with_strings_has_those_that_occur():
     saved({"question": ["why?", "how?"], "tags": [["b"], ["a", "b"]], "id": ["x", "y"]})
     assert cli(["dataset", "hf:hub", "--out", "set", "--text-column", "question", "--labels-column", "tags"]) == 0
     assert [label.id for label in read_labels("set/catalogue.jsonl")] == ["b", "a"]
-    assert [(one.id, one.text) for one in read_documents("set/test.jsonl")] == [("x", "why?"), ("y", "how?")]
+    assert read_documents("set/test.jsonl") == [Document(id="x", text="why?"), Document(id="y", text="how?")]
 
 
 def test_a_hugging_face_set_that_lacks_a_column_or_is_not_there_is_refused(capfd: pytest.CaptureFixture[str]):
@@ -173,7 +173,7 @@ def test_a_hugging_face_set_that_lacks_a_column_or_is_not_there_is_refused(capfd
     assert "empty: cannot be loaded" in capfd.readouterr().err
 
 
-# Those that the examples make
+# Data sets that the examples make
 
 
 def test_wordnet_s_sentences_are_documents_and_leave_the_gloss():
@@ -196,7 +196,7 @@ def test_foldoc_s_references_are_labels_and_leave_the_text():
         "of more use than most others of its kind, says {IBM}; see {ftp://x/y}.\n\n   See also {gizmo}.\n\n"
         "   (1999-01-02)\n"
     )
-    found = {
+    articles = {
         "thing": body,
         "widget": "\n  A widget.",
         "Gadget": "\n  A gadget.",
@@ -204,8 +204,8 @@ def test_foldoc_s_references_are_labels_and_leave_the_text():
         "gizmo": "\n  A gizmo.",
         "International Business Machines": "\n  A company.",
     }
-    catalogue, (document,) = make["data_set"](found, {"International Business Machines": ["ibm"]})
-    assert {label["id"] for label in catalogue} == found.keys()
+    catalogue, (document,) = make["data_set"](articles, {"International Business Machines": ["ibm"]})
+    assert {label["id"] for label in catalogue} == articles.keys()
     # {gadget} may be either of two, and is neither.
     assert document["labels"] == ["International Business Machines", "gizmo", "widget"]
     assert document["filter_labels"] == ["thing"]

@@ -10,8 +10,7 @@ import pytest
 from conftest import ScriptedModel, calls, chosen
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.prompts import candidates_shown
+from ctd_agent.agents.engines import ChatModel
 from ctd_agent.cli import run as cli
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
@@ -20,6 +19,11 @@ from ctd_agent.tools.label_index import Hit, Manifest
 
 Told = Callable[..., tuple[int, str, str]]
 Row = dict[str, Any]
+
+
+def candidates_shown(prompt: list[Row]) -> list[str]:
+    """The candidates of a listwise prompt, in its order."""
+    return re.findall(r"^\d+\. (.*)$", prompt[-1]["content"].rpartition("The candidates:")[2], re.MULTILINE)
 
 
 class Case(NamedTuple):
@@ -349,7 +353,8 @@ def test_the_card_says_what_it_was_made_from(made: Callable[..., Row]) -> None:
         "teachers": ["scripted:teacher"], "task": "topics of news", "catalogue": "c", "labels": 26, "gold": True,
         "teacher_prompts": {"shortlist": "shortlist-1", "select": "listwise-1"}, "licence": "cc-by-4.0",
         "student_prompts": {"shortlist": "shortlist-1", "select": "naming-1", "standard": "standard-1"},
-        "form": {"native": True, "reasons": True, "candidates": 50, "credit": True}, "seed": 7,
+        "credit": True,
+        "manner": {"native_tools": True, "reasons": True, "names": True, "candidates": 50}, "seed": 7,
         "coverage": 3 / 26,
     }  # fmt: skip
     assert {name: card[name] for name in expected} == expected

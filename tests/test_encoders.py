@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 from conftest import LABELS, ScriptedModel
-from test_writers import TASK
+from test_language_models import TASK
 
-from ctd_agent.agents import encoders
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.encoders import Encoder, load_encoder
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, load_model
+from ctd_agent.agents.engines import encoder as encoders
+from ctd_agent.agents.engines.encoder import Encoder, load_encoder
+from ctd_agent.agents.engines.student import Student, write_student
 from ctd_agent.agents.prompts import described
-from ctd_agent.agents.selector import Scoring
-from ctd_agent.agents.student import Student, write_student
+from ctd_agent.agents.selecting.pointwise import Scoring
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.schema import Candidate, Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
@@ -80,7 +79,7 @@ def test_a_step_of_an_encoder_is_logged_like_any_other(tmp_path: Path, index: La
     searcher = ChatModel("scripted:none", ScriptedModel())
     graph = build_graph(searcher, model, index, budget=Budget(turns=0, candidates=3), log=tmp_path / "log.jsonl")
     graph.invoke({"document": {"id": "d", "text": "tennis"}})
-    step = read_transitions(tmp_path / "log.jsonl")["d"][-1]
+    step = read_log(tmp_path / "log.jsonl").steps["d"][-1]
     assert (step.model, step.prompt) == (model.spec, "scoring-1")
     assert step.exchange is not None
     assert step.exchange.messages == [{"role": "user", "content": "tennis"}]

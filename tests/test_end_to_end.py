@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctd_agent.files import read_labels
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.schema import LabeledDocument
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ def test_the_local_model_labels_documents_and_none_of_them_steers_it(tmp_path: P
     hostile = [chosen.id for chosen in results["hostile"].labels]
     assert "game::board:chess" in hostile
     assert not any(chosen.startswith("mail::") for chosen in hostile)
-    log = read_transitions(out.with_name("out.jsonl.transitions.jsonl"))
+    log = read_log(out.with_name("out.jsonl.transitions.jsonl")).steps
     assert log.keys() == results.keys()
 
     again = label(tmp_path, documents, "-o", str(out), "--task", "tags that describe the software package")

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.evaluation import Evaluation, evaluate, ranked
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
+from ctd_agent.measure.evaluate import Evaluation, evaluate
+from ctd_agent.measure.trace import Trace, traces
 from ctd_agent.schema import ChosenLabel, Failure, Gold, LabeledDocument, Selection, ShortlistEntry, Usage
 
 Told = Callable[..., tuple[int, str, str]]
@@ -92,13 +94,13 @@ def test_a_ranking_goes_on_with_what_the_log_knows(told: Told):
     write("run.jsonl", one := result("1", "x", "xab"))
     selection = Selection(labels=list(one.labels), scores={"x": 0.9, "b": 0.15, "a": 0.1})
     common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget={}))
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget=Budget()))
     step = Transition(
         run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", selection=selection,
         added=["x", "a", "b", "z"],
     )  # fmt: skip
     log.write([step])
-    assert ranked(one, [step]) == ["x", "b", "a", "z"]
+    assert Trace("1", [step], result=one).ranking == ["x", "b", "a", "z"]
     assert scored(told).metrics["R@5"].mean == 1
     code, _, said = told("run.jsonl", "--gold", "gold.jsonl")
     assert (code, "without its log" in said) == (0, False)
@@ -135,7 +137,7 @@ def test_a_run_without_a_log_is_compared_by_what_both_know(told: Told):
     write("run.jsonl", one := result("1", "x", "x"))
     write("copy.jsonl", one)
     common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget={}))
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget=Budget()))
     log.write(
         [Transition(run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", added=["a"])]
     )
@@ -152,7 +154,7 @@ def test_an_interval_of_what_counts_labels_is_about_the_figure():
     results = [result(key, "a").model_copy(update={"shortlist": []}) for key in gold]
     results += [result(str(n), "a") for n in range(200, 210)]
     gold |= {str(n): Gold(frozenset({"a"})) for n in range(200, 210)}
-    found = evaluate(results, gold).metrics
+    found = evaluate(traces(results, gold), gold).metrics
     for name in ("macro F1", "coverage@5"):
         assert found[name].low <= found[name].mean <= found[name].high <= 1
 

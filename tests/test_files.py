@@ -1,4 +1,4 @@
-"""What a user gives as a catalogue, as documents or as a run to resume, and what they get."""
+"""Catalogues, documents and interrupted runs are read from files, or refused in one line."""
 
 import csv
 import io

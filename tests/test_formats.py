@@ -18,11 +18,11 @@ import pytest
 from conftest import LABELS, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.distill.card import TRAINERS, Card
-from ctd_agent.distill.corpora import Recipe, make_corpus
-from ctd_agent.distill.formats import FORMATS, Format
-from ctd_agent.distill.supervision import Gates
+from ctd_agent.agents.engines import ChatModel
+from ctd_agent.distill.corpus.card import TRAINERS, Card
+from ctd_agent.distill.corpus.formats import FORMATS, Format
+from ctd_agent.distill.corpus.lessons import Gates
+from ctd_agent.distill.corpus.make import Recipe, make_corpus
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.schema import Document

@@ -13,13 +13,13 @@ from qdrant_client import QdrantClient
 from ctd_agent.cli import run
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
-from ctd_agent.tools import folder_store, label_index, label_points
+from ctd_agent.tools import folder_store, label_index, points
 from ctd_agent.tools.embedding import StaticEmbedder
 from ctd_agent.tools.folder_store import copy_shard
-from ctd_agent.tools.graph import PAYS, add_graph, start_graph
+from ctd_agent.tools.hnsw import PAYS, add_graph, start_graph
 from ctd_agent.tools.index_cache import cached_index
 from ctd_agent.tools.label_index import Changes, LabelIndex
-from ctd_agent.tools.label_points import SAMPLE, mean_tokens
+from ctd_agent.tools.points import SAMPLE, mean_tokens
 
 ROOT = Path(__file__).parents[1]
 URL = "http://qdrant.example:6333/labels"
@@ -28,8 +28,8 @@ MANY = [Label(id=f"n{n}", name=f"thing {n}") for n in range(BATCH * 4)]
 BUILD = """
 import sys
 from ctd_agent.schema import Label
-from ctd_agent.tools import label_index, label_points
-label_points.BATCH = 64
+from ctd_agent.tools import label_index, points
+points.BATCH = 64
 label_index.SAVE = 0  # seconds: after every batch
 labels = [Label(id=f"n{n}", name=f"thing {n}") for n in range(int(sys.argv[2]))]
 def wait(done):
@@ -41,7 +41,7 @@ def wait(done):
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(label_points, "BATCH", BATCH)
+    monkeypatch.setattr(points, "BATCH", BATCH)
 
 
 @pytest.fixture(params=["folder", "server"])
@@ -336,7 +336,7 @@ def test_a_graph_that_comes_after_an_update_is_given_up(tmp_path, monkeypatch):
         (tmp_path / "ctd-index-2").mkdir()
         (tmp_path / "ctd-index-2" / "shard").mkdir()
 
-    monkeypatch.setattr("ctd_agent.tools.graph.copy_shard", copy_while_an_update_begins)
+    monkeypatch.setattr("ctd_agent.tools.hnsw.copy_shard", copy_while_an_update_begins)
     add_graph(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {"ctd-index-1", "ctd-index-2"}
@@ -405,7 +405,7 @@ def test_the_same_command_builds_an_index_then_brings_it_up_to_date(tmp_path, mo
 
 def test_a_large_index_is_given_its_graph_by_the_command(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ctd_agent.tools.graph.PAYS", 10)
+    monkeypatch.setattr("ctd_agent.tools.hnsw.PAYS", 10)
     Path("labels.txt").write_text("\n".join(label.name for label in MANY))
 
     assert run(["index", "labels.txt", "--out", "my-index", "--embedder", "static"]) == 0

@@ -19,10 +19,10 @@ from qdrant_client import QdrantClient, models
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.files import read_labels
-from ctd_agent.schema import Label
+from ctd_agent.schema import Label, Search
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
-from ctd_agent.tools.label_points import BATCH
-from ctd_agent.tools.label_search import found_text, log_entry, search_labels_tool
+from ctd_agent.tools.label_search import SEARCH_LABELS, found_text, log_entry
+from ctd_agent.tools.points import BATCH
 
 ROOT = Path(__file__).parents[1]
 URL = "http://qdrant.example:6333/labels"
@@ -268,7 +268,7 @@ def test_a_killed_build_leaves_the_old_index_as_it_was_and_no_new_one(tmp_path):
     code = """
 import sys
 from ctd_agent.tools.label_index import Label, LabelIndex
-from ctd_agent.tools.label_points import BATCH
+from ctd_agent.tools.points import BATCH
 labels = [Label(id=f"n{n}", name=f"thing {n}") for n in range(BATCH * 2)]
 def build(folder, then):
     LabelIndex.build(labels, folder, "static", lambda done: then(f"{done} of {len(labels)}"))
@@ -495,16 +495,16 @@ def test_the_key_of_the_environment_goes_to_the_server_and_a_refusal_is_one_line
 # --- the model's tool
 
 
-def test_the_tool_tells_the_model_names_and_keeps_the_hits(index):
-    tool = search_labels_tool(index)
+def test_the_tool_is_told_to_a_model_by_its_name_and_its_two_arguments():
+    function = SEARCH_LABELS["function"]
+    assert function["name"] == "search_labels"
+    assert list(function["parameters"]["properties"]) == ["query", "limit"]
+    assert function["parameters"]["required"] == ["query"]
 
-    message = tool.invoke(
-        {"type": "tool_call", "name": tool.name, "id": "1", "args": {"query": " puppies ", "limit": 2, "why": "spare"}}
-    )
 
-    assert tool.name == "search_labels"
-    assert message.content.startswith("Dogs; ")
-    assert message.artifact == index.search("puppies", 2)
+def test_a_models_spare_arguments_cost_it_no_search():
+    search = Search.model_validate({"query": " puppies ", "limit": 2, "why": "spare"})
+    assert (search.query, search.limit) == ("puppies", 2)
 
 
 def test_found_names_are_one_line_and_nothing_found_says_so():
@@ -515,7 +515,7 @@ def test_found_names_are_one_line_and_nothing_found_says_so():
 def test_a_search_is_logged_with_ranks_from_one(index):
     hits = index.search("opera", 2)
 
-    entry = log_entry(3, "opera", 2, hits)
+    entry = log_entry("model", 3, "opera", 2, hits)
 
     assert [(found.rank, found.id, found.score) for found in entry.found] == [
         (1, hits[0].label.id, hits[0].score),

@@ -26,10 +26,11 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import ValidationError
 
+from ctd_agent.agents.selecting.pointwise import Pointwise
 from ctd_agent.errors import UserError
 from ctd_agent.graphs import labeling, state
 from ctd_agent.graphs.batch import label_documents
-from ctd_agent.graphs.budget import POINTWISE_CANDIDATES, Budget
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.schema import Document, Label
 from ctd_agent.tools.label_index import LabelIndex
@@ -47,7 +48,7 @@ def test_a_small_model_searches_by_schema_and_answers_one_question_a_candidate(r
     result = run(model, turns=3)
     assert sorted(ids(result)) == ["housing", "rates"]
     assert failure(result) is None
-    assert queries(result) == [(1, "house prices")]
+    assert queries(result) == ["house prices"]
     assert {phase: usage.calls for phase, usage in result.usage.items()} == {"search": 0, "shortlist": 1, "select": 16}
 
 
@@ -56,7 +57,7 @@ def test_a_large_model_calls_the_tool_and_chooses_from_the_numbered_list(run: Ru
     result = run(model, turns=2)
     best = [entry.id for entry in result.shortlist]
     assert ids(result) == [best[1], best[0]]
-    assert queries(result) == [(1, "house prices"), (1, "mortgages")]
+    assert queries(result) == ["house prices", "mortgages"]
 
 
 def test_the_documents_own_search_is_the_ground_whatever_the_model_does(run: Run, small: Make) -> None:
@@ -75,15 +76,15 @@ def test_what_only_the_models_search_finds_reaches_phase_2(large: Make, tmp_path
     shortlist = graph.invoke({"document": {"id": "1", "text": "The central bank raised rates."}})["result"].shortlist
 
     assert "tennis" in {entry.id for entry in shortlist}
-    assert sum(entry.found_by[0].turn == 0 for entry in shortlist) == 20
+    assert sum(entry.found_by[0].source == "labels" for entry in shortlist) == 20
     assert len(shortlist) <= 30
 
 
 def test_a_candidate_keeps_every_search_that_found_it(run: Run, large: Make) -> None:
     result = run(large(calls("interest rates"), calls("rates of banks"), chosen(1)), turns=2)
     rates = next(entry for entry in result.shortlist if entry.id == "rates")
-    found = [(finding.turn, finding.query) for finding in rates.found_by]
-    assert found == [(0, ""), (1, "interest rates"), (2, "rates of banks")]
+    found = [(finding.source, finding.query) for finding in rates.found_by]
+    assert found == [("labels", ""), ("model", "interest rates"), ("model", "rates of banks")]
     assert rates.score == pytest.approx(sum(1 / (60 + f.rank) for f in rates.found_by))
 
 
@@ -163,7 +164,7 @@ def test_every_tool_call_is_answered_also_those_that_cannot_run(run: Run, large:
     model = large(turn, AIMessage("Done."), chosen(1))
     result = run(model, turns=2, searches=4)
     assert failure(result) is None
-    assert queries(result) == [(1, "banks"), (1, "health"), (1, "tennis")]
+    assert queries(result) == ["banks", "health", "tennis"]
     prompt = model.chat.prompts[1]
     assert [m["tool_call_id"] for m in prompt if m["role"] == "tool"] == list("abcdefghi")
     found, repeat, tool, missing, kind, limit, query, spare, last = tool_messages(prompt)
@@ -190,7 +191,7 @@ MALFORMED = [
 def test_a_turn_of_malformed_calls_gets_another_try(malformed: AIMessage, run: Run, large: Make) -> None:
     model = large(malformed, calls("tennis"), chosen(1))
     result = run(model, turns=2)
-    assert queries(result) == [(2, "tennis")]
+    assert queries(result) == ["tennis"]
     assert failure(result) is None
     assert [text.startswith("error: ") for text in tool_messages(model.chat.prompts[1])] == [True]
 
@@ -218,7 +219,7 @@ def test_a_model_that_repeats_itself_for_ever_is_left_alone(run: Run, large: Mak
         return calls("tennis") if "tools" in options else chosen(1)
 
     model = large(otherwise=again)
-    assert queries(run(model, turns=50, searches=50)) == [(1, "tennis")]
+    assert queries(run(model, turns=50, searches=50)) == ["tennis"]
     assert len(model.chat.prompts) == 3  # it searched, it repeated itself, it chose
 
     model = small(*[searches("tennis")] * 2)
@@ -232,7 +233,7 @@ def test_a_model_that_repeats_itself_for_ever_is_left_alone(run: Run, large: Mak
 def test_a_thousand_searches_in_one_turn_are_cut_at_the_budget(run: Run, large: Make) -> None:
     model = large(calls(*map(str, range(1_000))), chosen(1))
     result = run(model, turns=3, searches=5)
-    assert queries(result) == [(1, str(number)) for number in range(5)]
+    assert queries(result) == [str(number) for number in range(5)]
     assert (len(model.chat.prompts), failure(result)) == (2, None)  # no turn without a search left
 
 
@@ -288,7 +289,7 @@ def test_a_budget_spent_at_once_leaves_retrieval(
 def test_tokens_end_phase_one_before_its_next_turn(run: Run, large: Make) -> None:
     model = large(calls("tennis"))
     result = run(model, turns=9, tokens=100)
-    assert (len(model.chat.prompts), queries(result)) == (1, [(1, "tennis")])
+    assert (len(model.chat.prompts), queries(result)) == (1, ["tennis"])
     assert failure(result) == ("select", "budget")
 
 
@@ -318,7 +319,7 @@ def test_a_negative_budget_is_the_users_fault(small: Make) -> None:
 
 
 def test_a_budget_fits_the_models_but_for_what_is_asked_for(small: Make, large: Make) -> None:
-    few = POINTWISE_CANDIDATES
+    few = Pointwise.candidates
     assert Budget.fitting(large(), large()) == Budget() != Budget(turns=0)
     assert Budget.fitting(small(), large()) == Budget(turns=0)
     assert Budget.fitting(large(), small()) == Budget(candidates=few) != Budget()
@@ -387,7 +388,7 @@ def test_a_failing_engine_is_a_failure_of_the_phase_it_fails_in(run: Run, small:
     assert result.failure.message == "scripted:large: ConnectionError: no answer"
     assert len(result.shortlist) == len(LABELS)
     result = run(large(calls("tennis"), gone), turns=2)
-    assert (failure(result), queries(result)) == (("shortlist", "engine"), [(1, "tennis")])
+    assert (failure(result), queries(result)) == (("shortlist", "engine"), ["tennis"])
     assert failure(run(large(AIMessage(""), gone))) == ("select", "engine")
     for answered in (2, len(LABELS) + 2):  # midway through the document's questions, and through the baseline's
         result = run(small(searches(done=True), *[YES] * answered, gone))

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from ctd_agent.distill.metrics import (
+from ctd_agent.measure.metrics import (
     Statistic,
     bootstrap,
     coverage,

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,26 +9,15 @@ from typing import Any
 import pytest
 from server import Raw, Server, completion
 
-from ctd_agent.agents import openai_chat, retry
-from ctd_agent.agents.chat_model import EngineError
-from ctd_agent.agents.models import SPECS, load_model
+from ctd_agent.agents.engines import ENGINES, load_model, openai_chat, retry
+from ctd_agent.agents.engines.chat_model import EngineError
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Exchange, Reply
 
+pytest_plugins = ["servers"]
+
 ASK = Exchange(messages=[{"role": "user", "content": "Which label?"}])
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}, "strict": True}}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server) -> Server:
-    running.reset()
-    return running
 
 
 @pytest.fixture(autouse=True)
@@ -272,5 +260,6 @@ def test_any_other_name_goes_to_langchain_and_its_complaint_comes_back_on_one_li
 
 
 def test_the_specs_say_what_a_url_may_leave_out():
-    assert "/v1" in SPECS["openai:MODEL[@URL]"]
-    assert "/v1" in SPECS["vllm:MODEL@URL"]
+    specs = {engine.form: engine.help for engine in ENGINES}
+    assert "/v1" in specs["openai:MODEL[@URL]"]
+    assert "/v1" in specs["vllm:MODEL@URL"]

@@ -23,12 +23,13 @@ from server import Raw, Server
 
 from ctd_agent.cli import run
 from ctd_agent.errors import UserError
+from ctd_agent.files.parquet import write_parquet
 from ctd_agent.graphs import shards
 from ctd_agent.graphs.batch import Output
-from ctd_agent.graphs.cluster import Actor, Job, Labeller, label_shards
+from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.on_ray import Actor, label_shards
 from ctd_agent.graphs.shards import find_shards
-from ctd_agent.graphs.transitions import read_transitions
-from ctd_agent.parquet import write_parquet
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import ChosenLabel, Document, Failure, Finding, LabeledDocument, ShortlistEntry, Usage
 
@@ -56,7 +57,7 @@ def results(out: Path) -> Counter[str]:
 
 def logged(out: Path) -> Counter[str]:
     """How often each document has a whole set of steps in the logs."""
-    return Counter(document for path in (out / "_transitions").iterdir() for document in read_transitions(path))
+    return Counter(document for path in (out / "_transitions").iterdir() for document in read_log(path).steps)
 
 
 @pytest.fixture
@@ -65,8 +66,10 @@ def job(tmp_path: Path) -> Callable[..., Job]:
     build_index(LABELS, tmp_path / "index")
 
     def make(server: Server, **more: Any) -> Job:
-        places = {"output": tmp_path / "out", "index": str(tmp_path / "index")}
-        return Job(**places, shortlister=server.spec, selector=server.spec, task="topics", budget={"turns": 0}, **more)
+        index = str(tmp_path / "index")
+        return Job(
+            index=index, shortlister=server.spec, selector=server.spec, task="topics", budget={"turns": 0}, **more
+        )
 
     return make
 
@@ -79,7 +82,9 @@ def test_a_shard_of_jsonl_and_one_of_parquet_become_files_of_the_same_names_and_
 ):
     ids = write_shards(tmp_path / "documents", jsonl=1, parquet=1, documents=3)
     with Server() as server:
-        reports = [Labeller(job(server)).label(shard) for shard in find_shards(str(tmp_path / "documents"))]
+        reports = [
+            Actor(job(server), tmp_path / "out", []).label(shard) for shard in find_shards(str(tmp_path / "documents"))
+        ]
     assert [(report.shard, report.documents) for report in reports] == [("part-0.jsonl", 3), ("part-1.parquet", 3)]
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == ["part-0.jsonl", "part-1.parquet"]
@@ -99,14 +104,14 @@ def test_a_shard_goes_on_where_it_was_cut_and_failures_of_the_engine_are_tried_a
     (shard,) = find_shards(str(tmp_path / "documents"))
     with Server() as server:
         server.script = [Raw(status=404)]
-        report = Labeller(job(server, concurrency=1)).label(shard)
+        report = Actor(job(server, concurrency=1), tmp_path / "out", []).label(shard)
         assert report.failed == {"engine": 1}
         assert report.first["engine"][0] == "0-0"
         server.reset()
-        assert Labeller(job(server)).label(shard).failed == {}
+        assert Actor(job(server), tmp_path / "out", []).label(shard).failed == {}
         assert len(server.requests) == 1
         whole = (tmp_path / "out" / shard.name).read_bytes()
-        assert Labeller(job(server)).label(shard).documents == 4
+        assert Actor(job(server), tmp_path / "out", []).label(shard).documents == 4
         assert len(server.requests) == 1
     assert (tmp_path / "out" / shard.name).read_bytes() == whole
     assert results(tmp_path / "out") == logged(tmp_path / "out") == ids
@@ -121,7 +126,7 @@ def test_a_shard_that_cannot_be_read_or_that_another_holds_says_so_in_its_report
     (tmp_path / "documents" / "broken.jsonl").write_text('{"id": "1", "te')
     broken, good = find_shards(str(tmp_path / "documents"))
     with Server() as server:
-        labeller = Labeller(job(server))
+        labeller = Actor(job(server), tmp_path / "out", [])
         assert "broken.jsonl:1: malformed JSON" in (labeller.label(broken).error or "")
         with Output(tmp_path / "out" / good.name):
             report = labeller.label(good)
@@ -146,9 +151,9 @@ def test_another_task_is_refused(tmp_path: Path, job: Callable[..., Job]):
     (shard,) = find_shards(str(tmp_path / "documents"))
     with Server() as server:
         server.script = [Raw(status=404)]
-        assert Labeller(job(server)).label(shard).failed == {"engine": 1}
+        assert Actor(job(server), tmp_path / "out", []).label(shard).failed == {"engine": 1}
         other = job(server).model_copy(update={"task": "sports"})
-        assert "differs from this one in task" in (Labeller(other).label(shard).error or "")
+        assert "differs from this one in task" in (Actor(other, tmp_path / "out", []).label(shard).error or "")
 
 
 def test_of_a_folder_hidden_files_are_passed_over_and_strange_ones_refused(tmp_path: Path):
@@ -167,7 +172,7 @@ def test_a_result_comes_back_from_parquet_as_it_went_in(tmp_path: Path):
     whole = LabeledDocument(
         id="1",
         labels=[ChosenLabel(id="a", name="A", rank=1, score=0.5, reason="so")],
-        shortlist=[ShortlistEntry(id="a", score=1.0, found_by=[Finding(turn=0, query="", rank=1, score=0.1)])],
+        shortlist=[ShortlistEntry(id="a", score=1.0, found_by=[Finding(source="labels", query="", rank=1, score=0.1)])],
         usage={"select": Usage(calls=1, seconds=0.5)},
         truncated_from=9_000,
         failure=Failure(phase="select", kind="engine", message="refused"),
@@ -188,9 +193,9 @@ def test_a_result_comes_back_from_parquet_as_it_went_in(tmp_path: Path):
     ("arguments", "problem"),
     [
         (["-", "--index", "index", "-o", "out"], "-: no such file or folder"),
-        (["--text", "a", "--index", "index", "-o", "out"], "--text does not go with --engine ray"),
-        (["documents", "--labels", "labels.txt", "-o", "out"], "--labels does not go with --engine ray"),
-        (["documents", "--index", "index"], "--engine ray needs files of documents, --index INDEX and -o FOLDER"),
+        (["--text", "a", "--index", "index", "-o", "out"], "--text does not go with --on ray"),
+        (["documents", "--labels", "labels.txt", "-o", "out"], "--labels does not go with --on ray"),
+        (["documents", "--index", "index"], "--on ray needs files of documents, --index INDEX and -o FOLDER"),
         (["documents", "--index", "index", "-o", "documents"], "documents: the documents are there"),
         (["documents", "--index", "nowhere", "-o", "out"], "nowhere: no finished index here"),
         (["documents", "--index", "index", "-o", "out", "--model", "local"], "local: every actor would load its own"),
@@ -207,18 +212,18 @@ def test_a_mistake_is_told_on_one_line(
     monkeypatch.chdir(tmp_path)
     write_shards(tmp_path / "documents", jsonl=1, parquet=0, documents=1)
     model = ["--model", "openai:m@http://127.0.0.1:9"]
-    assert run(["label", "--engine", "ray", *model, *arguments]) == 2
+    assert run(["label", "--on", "ray", *model, *arguments]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: {tmp_path if problem.startswith('nowhere') else ''}")
+    assert line.startswith("error: ")
     assert problem in line
 
 
 def test_a_key_that_a_node_lacks_is_named_with_the_node_and_not_shown(
-    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with Server() as server:
-        actor = Actor(job(server, keys=["OPENAI_API_KEY"]))
+        actor = Actor(job(server), tmp_path / "out", ["OPENAI_API_KEY"])
     told = actor({"shard": "any"})
     assert told["fault"].startswith(f"on node {socket.gethostname()}: OPENAI_API_KEY is not set here")
     assert told["report"] == ""
@@ -227,7 +232,7 @@ def test_a_key_that_a_node_lacks_is_named_with_the_node_and_not_shown(
 @pytest.mark.parametrize(
     ("module", "address", "problem"),
     [
-        (None, "", "--engine ray needs Ray: pip install 'ctd-agent[ray]'"),
+        (None, "", "--on ray needs Ray: pip install 'ctd-agent[ray]'"),
         (ModuleType("ray.data"), "127.0.0.1:9", "RAY_ADDRESS: no Ray cluster answers at 127.0.0.1:9"),
     ],
 )
@@ -239,7 +244,7 @@ def test_without_ray_or_its_cluster_the_command_says_so_at_once(
     monkeypatch.setitem(sys.modules, "ray.data", module)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with Server() as server, pytest.raises(UserError, match=re.escape(problem)):
-        list(label_shards([tmp_path / "any.jsonl"], job(server)))
+        list(label_shards([tmp_path / "any.jsonl"], job(server), tmp_path / "out"))
 
 
 # A real cluster of two nodes on this machine
@@ -273,7 +278,7 @@ def command(tmp_path: Path, cluster: Any) -> Iterator[Callable[..., subprocess.P
 
     def start(server: Server) -> subprocess.Popen[str]:
         options = ["--index", "index", "--model", server.spec, "--turns", "0", "--concurrency", "2", "-o", "out"]
-        arguments = [COMMAND, "label", "documents", "--engine", "ray", *options]
+        arguments = [COMMAND, "label", "documents", "--on", "ray", *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(arguments, cwd=tmp_path, **pipes))
         return started[-1]

@@ -12,7 +12,7 @@ from ctd_agent.agents.prompts import (
     quoted,
     search_prompt,
 )
-from ctd_agent.schema import Candidate, Label
+from ctd_agent.schema import Label
 
 CLOSING = ["</document>", "</DOCUMENT>", "</ document >", "< /document>", "</document\n>", "</Document foo>"]
 CONTROL = [
@@ -39,13 +39,12 @@ CONTROL = [
 
 def prompts_of(text: str, label: Label) -> dict[str, list[Message]]:
     """Every prompt that quotes this document and this label."""
-    candidate = Candidate(label=label, score=1.0, found_by=[])
     *head, last = pointwise_prompt(text, "topics")
     return {
         "search, native": search_prompt(text, "topics", label.name, 8, native=True),
         "search, by schema": search_prompt(text, "topics", label.name, 8, native=False),
-        "listwise": listwise_prompt(text, "topics", [candidate, candidate]),
-        "naming": listwise_prompt(text, "topics", [candidate, candidate], names=True),
+        "listwise": listwise_prompt(text, "topics", [described(label)] * 2),
+        "naming": listwise_prompt(text, "topics", [described(label)] * 2, names=True),
         "pointwise": [*head, {**last, "content": last["content"] + described(label)}],
     }
 

@@ -113,7 +113,7 @@ def test_a_hostile_document_stays_inside_its_quotation(kind: str, run: Run, smal
         "large": lambda: large(copied, AIMessage(""), chosen(1)),
     }[kind]()
     result = run(model, f"{NEWS} {attack} {NEWS}", turns=2)
-    assert {query for _, query in queries(result)} >= {attack.strip()[:60] for attack in ATTACKS}
+    assert {*queries(result)} >= {attack.strip()[:60] for attack in ATTACKS}
     assert (ids(result), failure(result)) == ([result.shortlist[0].id if kind == "large" else "rates"], None)
     assert len(model.chat.prompts) > 2
     for prompt in model.chat.prompts:

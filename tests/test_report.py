@@ -15,11 +15,20 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.characterization import Characterization, CurvePoint, ErrorExample, Errors, Step, Swap, Variant
-from ctd_agent.distill.metrics import Interval
-from ctd_agent.distill.report import page
-from ctd_agent.distill.report_documents import Case
+from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
+from ctd_agent.measure.characterize.record import (
+    Characterization,
+    CurvePoint,
+    ErrorExample,
+    Errors,
+    Step,
+    Swap,
+    Variant,
+)
+from ctd_agent.measure.metrics import Interval
+from ctd_agent.measure.report.page import page
+from ctd_agent.measure.trace import Trace
 from ctd_agent.schema import (
     ChosenLabel,
     Exchange,
@@ -42,7 +51,7 @@ def document(key: str, text: str, chosen: str, shortlist: str, found: str) -> tu
     labels = [ChosenLabel(id=one, name=one.upper(), rank=rank, score=0.9) for rank, one in enumerate(chosen, start=1)]
     entries = [ShortlistEntry(id=one, score=0.1, found_by=[]) for one in shortlist]
     hits = [FoundLabel(id=one, name=one.upper(), rank=rank, score=1.0) for rank, one in enumerate(found, start=1)]
-    search = SearchResult(turn=0, query="", limit=100, found=hits)
+    search = SearchResult(source="labels", turn=0, query="", limit=100, found=hits)
     thought = Exchange(messages=[], replies=[Reply(content="{}", reasoning="A fits best.")])
     selection = Selection(labels=labels, scores=dict.fromkeys(shortlist, 0.9))
     steps = [
@@ -107,7 +116,7 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.jsonl").write_text("".join(result.model_dump_json() + "\n" for result, _ in DOCUMENTS))
     common = {"task": "topics", "shortlister": "m", "selector": "m", "prompts": {}, "catalogue": "", "embedder": ""}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, labels=9, budget={}))
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, labels=9, budget=Budget()))
     for _, steps in DOCUMENTS:
         log.write(steps)
     rows = ({"id": key, "labels": list(labels)} for key, labels in GOLD.items())
@@ -223,13 +232,14 @@ def test_five_thousand_documents_open_in_two_seconds(browser: webdriver.Chrome):
     result, steps = DOCUMENTS[0]
     names = [f"label {number}" for number in range(100)]
     hits = [FoundLabel(id=name, name=name, rank=rank, score=1.0) for rank, name in enumerate(names, start=1)]
-    search = SearchResult(turn=0, query="", limit=100, found=hits)
+    search = SearchResult(source="labels", turn=0, query="", limit=100, found=hits)
     first = steps[0].model_copy(
         update={"text": "A sentence of a document. " * 60, "searches": [search], "added": names}
     )
     entries = [ShortlistEntry(id=name, score=0.1, found_by=[]) for name in names[:20]]
+    gold = Gold(frozenset("a"))
     cases = [
-        Case(result.model_copy(update={"id": f"d{n}", "shortlist": entries}), [first, steps[1]], Gold(frozenset("a")))
+        Trace(f"d{n}", [first, steps[1]], None, result.model_copy(update={"id": f"d{n}", "shortlist": entries}), gold)
         for n in range(5_000)
     ]
     Path("page.html").write_text(page(cases))

@@ -1,7 +1,6 @@
 """What may pass is tried again, and what has been learned of an engine serves every call to it."""
 
 import threading
-from collections.abc import Iterator
 
 import httpx
 import openai
@@ -9,21 +8,16 @@ import pytest
 from server import Raw, Server, completion
 from tenacity import wait_none
 
-from ctd_agent.agents import retry
-from ctd_agent.agents.chat_model import EngineError
-from ctd_agent.agents.models import load_model
-from ctd_agent.agents.retry import Patience
+from ctd_agent.agents.engines import load_model, retry
+from ctd_agent.agents.engines.chat_model import EngineError
+from ctd_agent.agents.engines.retry import Patience
 from ctd_agent.schema import Exchange
+
+pytest_plugins = ["servers"]
 
 ASK = Exchange(messages=[{"role": "user", "content": "Which label?"}])
 BROKEN = Raw(b'{"error": {"message": "out of memory"}}', 500)
 REQUEST = httpx.Request("POST", "http://gpu1/v1/chat/completions")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

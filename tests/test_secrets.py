@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from ctd_agent.cli import run
 from ctd_agent.errors import CtdError, UserError, redacted
 from ctd_agent.graphs.transitions import Transition, new_run
 
+pytest_plugins = ["servers"]
+
 COMMAND = Path(sys.executable).with_name("ctd-agent")
 SECRETS = {"OPENAI_API_KEY": "sk-secret-0123456789", "QDRANT_API_KEY": "qd-secret-0123456789"}
 PASSWORD = "pa55word"  # noqa: S105
@@ -22,11 +24,10 @@ BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """A server that refuses every request, and quotes the key that it was sent."""
-    with Server() as server:
-        server.refuses = True
-        yield server
+def server(server: Server) -> Server:
+    """A server that refuses every request and quotes the key it got."""
+    server.refuses = True
+    return server
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from conftest import (
 )
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.selector import fused
+from ctd_agent.agents.manner import Manner
+from ctd_agent.agents.selecting.pointwise import fused
 from ctd_agent.graphs import labeling
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
@@ -139,7 +140,7 @@ def test_a_number_off_the_list_is_no_label(run: Run, large: Make) -> None:
 def test_a_student_chooses_by_name_and_can_name_none_that_is_not_there(run: Run, large: Make) -> None:
     names = ["Inflation", "Interest", "Inflation", "Interest rates"]
     model = large(json.dumps({"labels": [{"label": name, "score": 0.5} for name in names]}))
-    result = run(replace(model, names=True), turns=0)
+    result = run(replace(model, manner=Manner(names=True)), turns=0)
     assert [(label.name, label.rank) for label in result.labels] == [("Inflation", 1), ("Interest rates", 2)]
     answer = model.chat.options[0]["response_format"]["json_schema"]["schema"]["properties"]["labels"]["items"]
     assert len(answer["properties"]["label"]["enum"]) == len(result.shortlist)
@@ -155,7 +156,7 @@ def test_namesakes_are_told_apart(large: Make, tmp_path: Path) -> None:
         schema = options["response_format"]["json_schema"]["schema"]["properties"]["labels"]["items"]
         return json.dumps({"labels": [{"label": name} for name in reversed(schema["properties"]["label"]["enum"])]})
 
-    model = replace(large(otherwise=last_first), names=True)
+    model = replace(large(otherwise=last_first), manner=Manner(names=True))
     graph = build_graph(model, model, index, budget=Budget(turns=0))
     result = graph.invoke({"document": Document(id="1", text="a set")})["result"]
     assert ids(result) == [entry.id for entry in reversed(result.shortlist)]

@@ -18,9 +18,11 @@ import pytest
 from server import Raw, Server, completion
 
 from ctd_agent.cli import run
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, LabeledDocument
+
+pytest_plugins = ["servers"]
 
 COMMAND = Path(sys.executable).with_name("ctd-agent")
 LOG = "out.jsonl.transitions.jsonl"
@@ -41,12 +43,6 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
     Path("labels.txt").write_text("Tennis\nFootball\nInterest rates\n")
     assert run(["index", "labels.txt", "--out", "index", "--embedder", "static"]) == 0
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
 
 
 @pytest.fixture
@@ -108,7 +104,7 @@ def assert_complete(ids: list[str], out: str = "out.jsonl", log: str = LOG) -> N
     for path in (out, log):
         assert all(isinstance(json.loads(line), dict) for line in Path(path).read_bytes().splitlines())
     assert [result.id for result in results(out)] == ids
-    steps = read_transitions(Path(log))
+    steps = read_log(Path(log)).steps
     assert steps.keys() == set(ids)
     assert {tuple(step.node for step in of_one) for of_one in steps.values()} == {("read", "shortlist", "select")}
 
@@ -162,7 +158,7 @@ def test_ctrl_c_ends_at_once_and_says_what_is_done_and_how_to_go_on(told: Told, 
     code, said = told(label(server.spec))
     assert code == 1, said  # for the empty one
     assert [result.id for result in results()] == ids
-    assert read_transitions(Path(LOG)).keys() == set(ids)
+    assert read_log(Path(LOG)).steps.keys() == set(ids)
 
 
 @pytest.mark.slow

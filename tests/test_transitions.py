@@ -13,17 +13,18 @@ import pytest
 from conftest import LABELS, NO, YES, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage, convert_to_messages, convert_to_openai_messages
 
-from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.engines import ChatModel
 from ctd_agent.agents.prompts import Message, described, listwise_prompt, pointwise_prompt, search_prompt
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import DOCUMENT_HITS, SHOWN, build_graph
+from ctd_agent.graphs.labeling import SHOWN, build_graph
 from ctd_agent.graphs.state import found_by, merge, shortlist
-from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run, read_runs, read_transitions
+from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run, read_log
 from ctd_agent.schema import Candidate, Document, Exchange, Reply, Usage
 from ctd_agent.tools.label_index import Hit, LabelIndex
 from ctd_agent.tools.label_search import found_text
+from ctd_agent.tools.sources import LabelSource
 
 Make = Callable[..., ChatModel]
 NEWS = "The central bank has raised interest rates again, and house prices fall."
@@ -45,7 +46,7 @@ def openai(prompt: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def logged_prompts(log: Path) -> Iterator[list[dict[str, Any]]]:
     """Every prompt that a log says was sent: documents one after the other, their steps in order."""
-    for step in (step for steps in read_transitions(log).values() for step in steps if step.exchange):
+    for step in (step for steps in read_log(log).steps.values() for step in steps if step.exchange):
         failed = step.failure is not None and step.failure.kind == "engine"  # on a prompt that has no reply
         for prompt in step.exchange.prompts[: len(step.exchange.replies) + failed]:
             yield openai(prompt)
@@ -93,7 +94,7 @@ def header() -> Run:
         catalogue="c",
         labels=8,
         embedder="static",
-        budget={"turns": 1},
+        budget=Budget(turns=1),
     )
 
 
@@ -121,7 +122,7 @@ def test_the_options_of_every_call_are_in_the_log(model: ChatModel, index: Label
     log = tmp_path / "log.jsonl"
     graph = build_graph(model, model, index, budget=Budget(turns=3), log=log)
     graph.invoke({"document": DOCUMENTS[0]})
-    steps = [step for step in read_transitions(log)["news"] if step.exchange]
+    steps = [step for step in read_log(log).steps["news"] if step.exchange]
     logged = [step.exchange.options for step in steps for _ in step.exchange.prompts]
     for options in logged:
         options.pop("thinking", None)  # each engine is told in its own words, this one in none
@@ -137,23 +138,23 @@ def rebuilt(run: Run, steps: list[Transition], known: set[str], *, large: bool) 
     labels = {label.id: label for label in LABELS}
     text = steps[0].text or ""
     opening = found_text([found.name for found in steps[0].searches[0].found[:SHOWN]])
-    limit = min(SEARCHES_A_TURN, int(run.budget["searches"]))
+    limit = min(SEARCHES_A_TURN, run.budget.searches)
     messages = search_prompt(text, run.task, opening, limit, native=large)
     candidates: dict[str, Candidate] = {}
     for step in steps:
         for search in step.searches:
             hits = [Hit(labels[found.id], found.score) for found in search.found]
-            candidates = merge(candidates, found_by(search.turn, search.query, hits))
+            candidates = merge(candidates, found_by(search.source, search.query, hits))
         if step.node == "shortlist":
             yield messages
             messages = [*messages, answer_of(step)]
         elif step.node == "search":
             messages = [*messages, *results_of(step, messages[-1])]
-    best = shortlist(candidates, int(run.budget["candidates"]))
-    if large:
-        yield listwise_prompt(text, run.task, best)
-        return
+    best = shortlist(candidates, run.budget.candidates)
     asked = [described(candidate.label) for candidate in best]
+    if large:
+        yield listwise_prompt(text, run.task, asked)
+        return
     yield from questions(pointwise_prompt(text, run.task), asked)
     yield from questions(pointwise_prompt("", run.task), [label for label in asked if label not in known])
     known.update(asked)
@@ -200,7 +201,7 @@ def test_the_prompts_follow_from_the_header_the_text_and_what_the_searches_found
     for document in (DOCUMENTS[0], DOCUMENTS[1]):
         graph.invoke({"document": document})
 
-    [run], logged, known = read_runs(log), read_transitions(log), set[str]()
+    [run], logged, known = read_log(log).runs, read_log(log).steps, set[str]()
     assert logged["news"][0].text == NEWS[:30]
     prompts = [p for steps in logged.values() for p in rebuilt(run, steps, known, large=kind == "large")]
     assert [openai(prompt) for prompt in prompts] == model.chat.prompts
@@ -218,12 +219,12 @@ def test_what_the_steps_added_is_the_candidates_in_the_order_found(
     model = small(searches("tennis", "public health", done=True))
     graph = build_graph(model, model, index, budget=Budget(turns=1), log=log)
     result = graph.invoke({"document": DOCUMENTS[0]})["result"]
-    steps = read_transitions(log)["news"]
+    steps = read_log(log).steps["news"]
     added = [label for step in steps for label in step.added]
     assert len(added) == len(set(added))
     assert set(added) == {entry.id for entry in result.shortlist}
     assert steps[0].added == [found.id for found in steps[0].searches[0].found]
-    assert (steps[0].searches[0].query, steps[0].searches[0].limit) == ("", DOCUMENT_HITS)
+    assert (steps[0].searches[0].query, steps[0].searches[0].limit) == ("", LabelSource.limit)
 
 
 def test_every_transition_comes_back_from_the_file_as_it_went_in(
@@ -232,8 +233,8 @@ def test_every_transition_comes_back_from_the_file_as_it_went_in(
     log = tmp_path / "log.jsonl"
     graph = build_graph(model, model, index, budget=Budget(turns=3), log=log)
     states = {document.id: graph.invoke({"document": document}) for document in DOCUMENTS}
-    assert read_transitions(log) == {id_: state["transitions"] for id_, state in states.items()}
-    for steps in read_transitions(log).values():
+    assert read_log(log).steps == {id_: state["transitions"] for id_, state in states.items()}
+    for steps in read_log(log).steps.values():
         assert [step.step for step in steps] == list(range(len(steps)))
         assert [step.goto for step in steps] == [*(step.node for step in steps[1:]), "finish"]
 
@@ -243,7 +244,7 @@ def test_a_result_is_what_its_transitions_say(small: Make, index: LabelIndex, tm
     model = small(searches("inflation", done=True), otherwise=likes("Inflation"))
     graph = build_graph(model, model, index, budget=Budget(turns=1), log=log)
     result = graph.invoke({"document": DOCUMENTS[0]})["result"]
-    steps = read_transitions(log)["news"]
+    steps = read_log(log).steps["news"]
     assert steps[-1].selection.labels == result.labels != []
     spent = sum((step.usage for step in steps), Usage())
     assert spent.prompt_tokens == sum(usage.prompt_tokens for usage in result.usage.values()) == 100 * (1 + 8 + 8)
@@ -256,12 +257,12 @@ def test_a_torn_tail_is_cut_and_its_document_counts_as_never_run(header: Run, tm
     log.write(steps_of(header, "whole"))
     log.write(steps_of(header, "torn"))
     path.write_bytes(path.read_bytes()[:-100])
-    assert list(read_transitions(path)) == ["whole"]  # its first two lines are there, but not its last
+    assert list(read_log(path).steps) == ["whole"]  # its first two lines are there, but not its last
 
     again = TransitionLog(path, header)
     again.write(steps_of(header, "torn"))
-    assert list(read_transitions(path)) == ["whole", "torn"]
-    assert len(read_runs(path)) == 2
+    assert list(read_log(path).steps) == ["whole", "torn"]
+    assert len(read_log(path).runs) == 2
 
 
 def test_of_a_document_run_again_the_last_whole_set_counts(header: Run, tmp_path: Path) -> None:
@@ -269,20 +270,20 @@ def test_of_a_document_run_again_the_last_whole_set_counts(header: Run, tmp_path
     first, second, third = (header.model_copy(update={"run": name}) for name in ("first", "second", "third"))
     TransitionLog(path, first).write(steps_of(first, "a")[:2])  # cut
     TransitionLog(path, second).write(steps_of(second, "a"))
-    assert [step.run for step in read_transitions(path)["a"]] == ["second"] * 3
+    assert [step.run for step in read_log(path).steps["a"]] == ["second"] * 3
     TransitionLog(path, third).write(steps_of(third, "a")[:2])  # cut again: what is whole still counts
-    assert [step.run for step in read_transitions(path)["a"]] == ["second"] * 3
+    assert [step.run for step in read_log(path).steps["a"]] == ["second"] * 3
     log = TransitionLog(path, third)
     log.write(steps_of(third, "a", size=4))
     log.write(steps_of(third, "b")[1:])  # without its beginning
-    assert {name: len(steps) for name, steps in read_transitions(path).items()} == {"a": 4}
+    assert {name: len(steps) for name, steps in read_log(path).steps.items()} == {"a": 4}
 
 
 def test_a_run_that_differs_is_not_appended(header: Run, tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     TransitionLog(path, header)
     before = path.read_bytes()
-    others = {"task": "other", "selector": "openai:x", "catalogue": "d", "budget": {"turns": 2}, "prompts": {}}
+    others = {"task": "other", "selector": "openai:x", "catalogue": "d", "budget": Budget(turns=2), "prompts": {}}
     for field, value in others.items():
         with pytest.raises(UserError, match=rf"log\.jsonl: the run .* differs from this one in {field}; choose"):
             TransitionLog(path, header.model_copy(update={field: value}))
@@ -328,7 +329,7 @@ def test_a_broken_line_is_named(header: Run, tmp_path: Path) -> None:
         file.write('{"record": "transition", "invented": 1}\n')
     log.write(steps_of(header, "a"))
     with pytest.raises(UserError, match=r"log\.jsonl:2: not a"):
-        read_transitions(path)
+        read_log(path)
 
 
 def test_documents_written_from_many_threads_do_not_interleave(header: Run, tmp_path: Path) -> None:
@@ -343,7 +344,7 @@ def test_documents_written_from_many_threads_do_not_interleave(header: Run, tmp_
     lines = [json.loads(line) for line in path.read_bytes().splitlines()[1:]]
     order = [line["document"] for line in lines]
     assert order == [name for name in dict.fromkeys(order) for _ in range(20)]
-    assert {name: len(steps) for name, steps in read_transitions(path).items()} == dict.fromkeys(order, 20)
+    assert {name: len(steps) for name, steps in read_log(path).steps.items()} == dict.fromkeys(order, 20)
     assert set(order) == set(names)
 
 
@@ -359,7 +360,7 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
     )
     other = header.model_copy(update={"run": "other"}).model_dump_json()
     with subprocess.Popen([sys.executable, "-c", script, str(path), other]) as process:
-        while "theirs-10" not in read_transitions(path):
+        while "theirs-10" not in read_log(path).steps:
             assert process.poll() is None
             time.sleep(0.01)
         for number in range(50):
@@ -369,9 +370,9 @@ def test_processes_may_share_a_log_and_one_that_dies_within_a_line_harms_no_othe
         file.write(b'{"record":"transition","run":"other","docu')
     for number in range(3):
         log.write(steps_of(header, f"after-{number}"))
-    steps = read_transitions(path)
+    steps = read_log(path).steps
     assert {f"before-{number}" for number in range(50)} | {f"after-{number}" for number in range(3)} <= steps.keys()
-    assert [run.run for run in read_runs(path)] == [header.run, "other"]
+    assert [run.run for run in read_log(path).runs] == [header.run, "other"]
 
 
 def test_a_log_is_known_by_its_first_header_so_that_a_long_one_opens_at_once(header: Run, tmp_path: Path) -> None:

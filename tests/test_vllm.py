@@ -17,10 +17,9 @@ import httpx
 import pytest
 from conftest import LABELS
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, load_model
+from ctd_agent.agents.engines.vllm import _REASONING_PARSERS, _TOOL_PARSERS, _first, chat_template, vllm_server
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.agents.vllm_server import _REASONING_PARSERS, _TOOL_PARSERS, _first, chat_template, vllm_server
 from ctd_agent.errors import CtdError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
@@ -70,7 +69,7 @@ def test_what_the_warden_runs_ends_with_the_process_that_asked_for_it(tmp_path: 
     command = f"sleep 600 & echo $! $$ > {pids}; wait"
     code = (
         "import subprocess, sys, time\n"
-        "warden = [sys.executable, '-m', 'ctd_agent.agents.warden', 'sh', '-c', sys.argv[1]]\n"
+        "warden = [sys.executable, '-m', 'ctd_agent.agents.engines.warden', 'sh', '-c', sys.argv[1]]\n"
         "running = subprocess.Popen(warden, stdin=subprocess.PIPE, start_new_session=True)\n"
         "time.sleep(600)\n"
     )
@@ -144,7 +143,7 @@ def test_when_it_is_killed_it_is_started_again_and_the_call_is_answered(vllm: Ch
 @pytest.mark.slow
 def test_it_ends_with_the_run_even_when_the_run_is_killed(smollm2: Path):
     code = (
-        "from ctd_agent.agents.vllm_server import vllm_server\n"
+        "from ctd_agent.agents.engines.vllm import vllm_server\n"
         f"print(vllm_server({str(smollm2)!r}).url, flush=True)\n"
         "input()\n"
     )

@@ -14,8 +14,8 @@ from zipfile import ZipFile
 import pytest
 from huggingface_hub import constants
 
-from ctd_agent.agents import weights as module
-from ctd_agent.agents.weights import Weights, fetch, hub_file, status
+from ctd_agent.agents.engines import weights as module
+from ctd_agent.agents.engines.weights import Weights, fetch, hub_file, status
 from ctd_agent.cache import cache_folder
 from ctd_agent.errors import CtdError, UserError
 
