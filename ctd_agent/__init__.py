@@ -1,4 +1,4 @@
-"""ctd-agent: shortlist labels from a large catalogue, then reason over them; then distil each phase."""
+"""ctd-agent: shortlist labels from a large catalogue, then reason over them, then distil each phase."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ from ctd_agent.schema import Document, Failure, Label, LabeledDocument
 if TYPE_CHECKING:
     from ctd_agent.agents.sampling import Sampling
     from ctd_agent.graphs.budget import Budget
+    from ctd_agent.graphs.job import Job
     from ctd_agent.graphs.labeling import build_graph
     from ctd_agent.tools.label_index import LabelIndex
 
@@ -16,6 +17,7 @@ __all__ = [
     "CtdError",
     "Document",
     "Failure",
+    "Job",
     "Label",
     "LabelIndex",
     "LabeledDocument",
@@ -28,6 +30,7 @@ __all__ = [
 _HEAVY = {
     "Budget": "ctd_agent.graphs.budget",
     "Sampling": "ctd_agent.agents.sampling",
+    "Job": "ctd_agent.graphs.job",
     "build_graph": "ctd_agent.graphs.labeling",
     "LabelIndex": "ctd_agent.tools.label_index",
 }

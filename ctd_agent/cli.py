@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
+    """Run the command line. Return the exit code.
 
     0: done. 1: a document has failed, or something of ours or an engine. 2: the user's fault. 130: interrupted.
     """

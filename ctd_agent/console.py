@@ -25,7 +25,7 @@ class Show(Protocol):
     """Shows progress."""
 
     def __call__(self, done: int, print_above: Callable[[], None] | None = None) -> None:
-        """Show how many are done; `print_above` prints something first, with no bar in its way."""
+        """Show how many are done. `print_above` prints something first, with no bar in its way."""
 
 
 def plain(text: str) -> Text:
@@ -90,7 +90,7 @@ def report(
     done: int = 0,
     failed: Mapping[str, int] = {},
 ) -> Counter[str]:
-    """Write every result as it comes, show progress, and sum up; return how many failed, by the failure's kind.
+    """Write every result as it comes, show progress, and sum up. Return how many failed, by the failure's kind.
 
     `done` and `failed` are those of earlier runs. The first failure of each kind is told: the others are likely to be
     alike, and are in the results. A run that is cut short is summed up too.
@@ -140,7 +140,7 @@ def _cost(documents: int, usage: Usage, seconds: float) -> str:
 
 
 def tell_failed(failed: Mapping[str, int], done: int) -> None:
-    """Say how many documents have failed, by the failure's kind; nothing where none has."""
+    """Say how many documents have failed, by the failure's kind, if any have."""
     if failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(failed).most_common())
         note(f"{sum(failed.values())} of {done} documents failed: {kinds}")

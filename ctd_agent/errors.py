@@ -16,15 +16,23 @@ def redacted(text: str) -> str:
 
 
 class CtdAgentError(Exception):
-    """What both roots share: no message holds a secret, whatever a server has put into its answer."""
+    """The base of both roots: no message holds a secret, not even one that quotes a server's answer."""
 
     def __init__(self, message: str) -> None:
         super().__init__(redacted(message))
 
 
 class UserError(CtdAgentError):
-    """Something the user gave is wrong; the message says what, where, and what to do. Exit code 2."""
+    """The user's input is wrong; the message says where, and what to do. Exit code 2.
+
+    >>> str(UserError("http://me:secret@host: no such server"))
+    'http://***@host: no such server'
+    """
 
 
 class CtdError(CtdAgentError):
-    """Something of ours, or an engine under us, failed. Exit code 1."""
+    """A part of ours, or an engine under us, failed. Exit code 1.
+
+    >>> issubclass(CtdError, UserError)
+    False
+    """

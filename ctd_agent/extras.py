@@ -7,7 +7,7 @@ from ctd_agent.errors import UserError
 
 
 def library(name: str, extra: str, need: str) -> Any:
-    """Import a library that `pip install 'ctd-agent[EXTRA]'` brings; `need` says what needs it.
+    """Import a library that `pip install 'ctd-agent[EXTRA]'` brings. `need` says what needs it.
 
     Raises UserError where it is not installed.
     """

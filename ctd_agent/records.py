@@ -33,7 +33,7 @@ def append_lines(file: IO[bytes], *records: BaseModel) -> None:
 def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
     """Read a JSONL file of ours record by record, also while it is still being written.
 
-    A torn last line, as a process leaves it that dies while writing, is skipped; so are blank lines.
+    A torn last line, as a process leaves it that dies while writing, is skipped. So are blank lines.
 
     Raises:
         UserError: The file cannot be read, or another line is not a record.
@@ -47,6 +47,27 @@ def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
                     yield validated(f"{path}:{number}: not a {model.__name__}", model.model_validate_json, line)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_record(path: Path, model: type[Model], what: str, advice: str = "") -> Model:
+    """Read a file that holds one record. `what` is the kind of file, `advice` helps where there is none.
+
+    Raises UserError where it cannot be read, or holds something else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}{advice}") from error
+    return validated(f"{path}: not {what}", model.model_validate_json, data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and its folder where that is new. Raises UserError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def cut_torn_line(path: Path) -> None:
@@ -75,7 +96,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def validated(place: str, validate: Callable[[Any], Model], data: Any, column: Mapping[str, str] = {}) -> Model:
-    """Return what `validate` makes of the data of a file at `place`.
+    """Return the record that `validate` makes of a file's data at `place`.
 
     Raises UserError with pydantic's first complaint, on one line, that names the field as the file does:
     `column` has the names that differ.

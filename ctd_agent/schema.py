@@ -144,7 +144,7 @@ def _search_key(query: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A label that at least one search found, with every finding; `score` is the fused one."""
+    """A label that at least one search found, with every finding. `score` is the fused one."""
 
     label: Label
     score: float
@@ -191,7 +191,11 @@ class ShortlistEntry:
 
 
 class Failure(Record):
-    """Why a phase could not do its work for one document."""
+    """The reason why a phase could not do its work for a document.
+
+    >>> Failure(phase="select", kind="engine", message="no answer").kind
+    'engine'
+    """
 
     phase: Phase
     kind: Literal["empty_document", "invalid_output", "engine", "budget", "internal"]
@@ -221,11 +225,14 @@ class Usage(Record):
 
 
 class LabeledDocument(Record):
-    """The result for one document: one JSON line.
+    """The result of a document: one JSON line.
 
     `truncated_from` is the document's length in characters when only its beginning was read,
     else null. `failure` is null when every phase did its work; an empty `labels` without a
     failure is a valid answer.
+
+    >>> LabeledDocument.model_validate_json('{"id": "1", "labels": [], "shortlist": [], "usage": {}}').failure is None
+    True
     """
 
     id: str
@@ -256,7 +263,7 @@ class Exchange(Record):
 
     With no `questions` there was one prompt: `messages`. With questions there was one prompt per
     question: `messages` with the question appended to the last message, so that the prompts share
-    a prefix the engine can cache; then, in the same way, one per baseline question behind
+    a prefix the engine can cache, then, in the same way, one per baseline question behind
     `baseline`, the same prompt about an empty document. `replies` has one entry per prompt, fewer
     where the engine failed or the budget was spent.
     """

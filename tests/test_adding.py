@@ -9,7 +9,6 @@ import pytest
 from conftest import LABELS, NEWS, ScriptedModel, build_index, chosen
 
 from ctd_agent.agents.engines import ENGINES, ChatModel, Engine
-from ctd_agent.agents.sampling import Sampling
 from ctd_agent.agents.selecting import SELECTING, Selector
 from ctd_agent.agents.selecting.selector import Within, above
 from ctd_agent.cli import run

@@ -1,6 +1,8 @@
 """The code itself: linted, typed, and in rooms of a size one can read."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -33,26 +35,26 @@ def test_a_module_is_short_and_so_are_its_functions(module: Path):
 
 
 def test_imports_run_one_way():
-    """Importing is from cli to graphs and distill, to agents and tools, to schema and errors."""
-    above = {
-        "agents": ("graphs", "distill", "cli"),
-        "tools": ("graphs", "distill", "cli"),
-        "graphs": ("distill", "cli"),
-    }
-    for module in MODULES:
-        room = module.parent.name
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and room in above:
-                assert not node.module.startswith(tuple(f"ctd_agent.{upper}" for upper in above[room])), module
+    """The layout stands in pyproject.toml."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-logo"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_only_one_room_knows_the_trainers():
-    for module in MODULES:
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if {name.split(".")[0] for name in names} & {"trl", "peft", "accelerate"}:
-                assert module.parent.name == "training", module
+def test_the_layout_forbids_an_upward_arrow(tmp_path: Path):
+    """The checker sees it if the graph's rooms import a command."""
+    shutil.copytree(
+        ROOT / "ctd_agent", tmp_path / "ctd_agent", ignore=shutil.ignore_patterns("*.safetensors", "*.json")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "ctd_agent" / "graphs" / "faults.py").write_text("from ctd_agent.commands import options\n")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert "ctd_agent.graphs.faults -> ctd_agent.commands.options" in done.stdout
+    assert done.returncode == 1
 
 
 SCRIPTS = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()]

@@ -262,7 +262,7 @@ def test_a_characterization_alone_makes_a_page_without_documents():
     [
         ([], "nothing to report: give a RUN, --eval or --characterization"),
         (["none.jsonl"], "none.jsonl: cannot be read: No such file"),
-        (["--characterization", "gold.jsonl"], "gold.jsonl: not a Characterization"),
+        (["--characterization", "gold.jsonl"], "gold.jsonl: not a characterization"),
         (["--eval", "none.json"], "none.json: cannot be read"),
         (["run.jsonl", "--out", "no/such/folder.html"], "no/such/folder.html: cannot be written"),
     ],

@@ -76,7 +76,7 @@ def _on_one_line(name: str) -> str:
 def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool) -> list[Message]:
     """Return phase 1's opening: the document, what searching for it found, and what to do next.
 
-    `native`: the model makes tool calls of its own; else it answers in JSON.
+    `native`: the model makes tool calls of its own, else it answers in JSON.
     """
     how = (
         f"Call search_labels up to {limit} times in this turn, then read what came back; stop when nothing is missing."
@@ -98,13 +98,10 @@ def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool)
 
 
 def pointwise_prompt(text: str, task: str) -> list[Message]:
-    """Return the prefix that every question about one document shares; the question is a label."""
+    """Return the prefix that every question about one document shares. The question is a label."""
     return [
         {"role": "system", "content": SYSTEM},
-        {
-            "role": "user",
-            "content": f"{quoted(text)}\n\nWe look for {task}.\nIs this one of them? Answer yes or no.\n",
-        },
+        {"role": "user", "content": f"{quoted(text)}\n\nWe look for {task}.\nIs this one of them? Answer yes or no.\n"},
     ]
 
 

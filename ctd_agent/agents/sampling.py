@@ -9,10 +9,13 @@ from ctd_agent.schema import Record
 
 
 class Sampling(Record):
-    """The sampling of one phase; what is None is left to the phase, a seed to the engine.
+    """The sampling of a phase. `max_tokens` None is left to the phase, `seed` None to the engine.
 
-    `max_tokens` bounds an answer, `thinking` the reasoning before it, 0 being none; where the
-    engine counts both together, `thinking` comes on top of `max_tokens`.
+    `max_tokens` bounds an answer, `thinking` the reasoning before it, 0 for none. Where the engine counts both
+    together, `thinking` comes on top of `max_tokens`.
+
+    >>> Sampling(temperature=0.6).options(max_tokens=100)
+    {'temperature': 0.6, 'max_tokens': 100}
     """
 
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
@@ -22,7 +25,11 @@ class Sampling(Record):
 
     @classmethod
     def parse(cls, text: str) -> "Sampling":
-        """Return what `temperature=0.6,seed=1` says. Raises UserError for what is none of the fields."""
+        """Return the sampling that a text names. Raises UserError for a name or a value that does not fit.
+
+        >>> Sampling.parse("temperature=0.6,seed=1").seed
+        1
+        """
         pairs = [part.partition("=")[::2] for part in text.split(",") if part.strip()]
         try:
             return cls.model_validate({key.strip(): value.strip() for key, value in pairs})

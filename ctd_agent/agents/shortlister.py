@@ -71,7 +71,7 @@ class Shortlister:
         return search_prompt(text, self._task, found, limit, native=self.model.manner.native_tools)
 
     def ask(self, messages: list[Message], tool: dict[str, Any]) -> Exchange:
-        """Ask the model for its next searches; `tool` defines search_labels. Raises EngineError."""
+        """Ask the model for its next searches. `tool` defines search_labels. Raises EngineError."""
         if self.model.manner.native_tools:
             options = self._sampling.options(NATIVE_TURN_TOKENS) | {"tools": [tool]}
         else:

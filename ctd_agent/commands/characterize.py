@@ -48,7 +48,7 @@ def characterize(
     ] = None,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
-    """Take the two phases apart: isolate, ablate, swap and follow them; write OUT/characterization.json.
+    """Take the two phases apart: isolate, ablate, swap and follow them. Write OUT/characterization.json.
 
     The graph runs whole, then with one thing changed at a time: some twelve runs, of which a model
     is asked only what it has not been asked before. `ctd-agent report` shows the outcome as a page.
@@ -61,6 +61,7 @@ def characterize(
     from ctd_agent.graphs.replay import Memory
     from ctd_agent.measure.characterize.analysis import analyse
     from ctd_agent.measure.characterize.study import Study, run
+    from ctd_agent.records import write_text
 
     texts = read_documents(documents)
     right = read_gold(gold or documents)
@@ -97,33 +98,33 @@ def characterize(
         raise
     finally:
         note(f"{memory.asked:,} prompts were asked, {memory.replayed:,} answered from logs")
-    found = analyse(study, {document.id: right[document.id] for document in texts}, out)
-    (out / "characterization.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
+    outcome = analyse(study, {document.id: right[document.id] for document in texts}, out)
+    write_text(out / "characterization.json", outcome.model_dump_json(indent=1))
     note(f"{out / 'characterization.json'}: the figures; `ctd-agent report` shows them")
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write(found.model_dump_json() + "\n")
+        sys.stdout.write(outcome.model_dump_json() + "\n")
     else:
-        _show(found)
+        _show(outcome)
 
 
-def _show(found: "Characterization") -> None:
+def _show(outcome: "Characterization") -> None:
     """Print the findings, the swap matrix and the ablations."""
     from rich.table import Table
 
     from ctd_agent.console import plain, say, show_table
 
-    for finding in found.findings:
+    for finding in outcome.findings:
         say(f"- {finding}")
     swap = Table(
         "RP@5",
-        *(plain(name).plain for name in found.swap.selectors),
+        *(plain(name).plain for name in outcome.swap.selectors),
         title="Shortlister x selector",
         title_justify="left",
     )
-    for name, row in zip(found.swap.shortlisters, found.swap.values, strict=True):
+    for name, row in zip(outcome.swap.shortlisters, outcome.swap.values, strict=True):
         swap.add_row(plain(name), *(f"{cell:.3f}" for cell in row))
     changed = Table("", "RP@5", "difference", title="With one thing changed", title_justify="left")
-    for variant in found.ablations:
+    for variant in outcome.ablations:
         value, change = variant.metrics["RP@5"], variant.differences["RP@5"]
         changed.add_row(plain(variant.name), f"{value.mean:.3f}", f"{change:+.3f}")
     show_table(swap)

@@ -49,9 +49,7 @@ def corpus(
     tool_calls: Annotated[
         bool | None,
         typer.Option(
-            "--tool-calls/--json-searches",
-            help="How students search. Default: as the teacher did.",
-            show_default=False,
+            "--tool-calls/--json-searches", help="How students search. Default: as the teacher did.", show_default=False
         ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an example; longer ones are dropped.")] = None,
@@ -125,8 +123,7 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: what fits.", show_default=False)] = None,
     max_length: Annotated[
-        int | None,
-        typer.Option(min=8, help="Tokens an encoder reads of a text. Default: 128.", show_default=False),
+        int | None, typer.Option(min=8, help="Tokens an encoder reads of a text. Default: 128.", show_default=False)
     ] = None,
     lora: Annotated[
         bool, typer.Option("--lora/--full", help="Of a language model: train adapters and merge them, or all weights.")

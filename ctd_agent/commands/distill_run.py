@@ -82,7 +82,7 @@ def run(
 
 
 def _label(job: "Job", source: str, output: Path) -> Path:
-    """Label the documents that are left; return the log. A document that fails teaches nothing, and ends nothing."""
+    """Label the documents that are left. Return the log. A document that fails teaches nothing, and ends nothing."""
     from ctd_agent.files import read_documents
     from ctd_agent.graphs.transitions import log_of
 

@@ -32,32 +32,33 @@ def evaluate(
 ) -> None:
     """Score a labelled run against right labels, with 95% bootstrap intervals over documents.
 
-    A run that is still going on can be scored. The ranking needs the run's log; without it, it ends with
+    A run that is still going on can be scored. The ranking needs the run's log: without one it ends with
     the shortlist.
     """
     from ctd_agent.console import note
     from ctd_agent.files import read_gold
     from ctd_agent.measure import evaluate as scores
+    from ctd_agent.records import write_text
 
     right = read_gold(gold)
     weight = scores.propensities(read_gold(train)) if train else None
     traces = read_run(run, right, log)
-    found = scores.evaluate(traces, right, weight, seed=seed)
+    evaluation = scores.evaluate(traces, right, weight, seed=seed)
     if compare:
         theirs = read_run(compare, right)
         if not (_logged(traces) and _logged(theirs)):  # the longer rankings would win by their length alone
             note(f"{run} less {compare}: of both, rankings end with the shortlist, as one has no log")
             traces, theirs = ([replace(trace, steps=()) for trace in side] for side in (traces, theirs))
         compared = scores.compare(traces, theirs, weight, seed=seed)
-        found = found.model_copy(update={"compared": compared})
-    if found.missing:
-        note(f"{run}: {found.missing} documents of {gold} have no result; they are left out")
+        evaluation = evaluation.model_copy(update={"compared": compared})
+    if evaluation.missing:
+        note(f"{run}: {evaluation.missing} documents of {gold} have no result; they are left out")
     if out:
-        _write(out, found)
+        write_text(out, evaluation.model_dump_json(indent=1) + "\n")
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write(found.model_dump_json() + "\n")
+        sys.stdout.write(evaluation.model_dump_json() + "\n")
     else:
-        _show(found, compare)
+        _show(evaluation, compare)
 
 
 def read_run(run: Path, gold: "Mapping[str, Gold]", log: Path | None = None) -> "list[Trace]":
@@ -77,33 +78,25 @@ def _logged(traces: "Sequence[Trace]") -> bool:
     return any(trace.steps for trace in traces)
 
 
-def _write(out: Path, found: "Evaluation") -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
-
-
-def _show(found: "Evaluation", compare: Path | None) -> None:
+def _show(evaluation: "Evaluation", compare: Path | None) -> None:
     """Print the metrics, the difference from another run beside them, and the cost of each phase."""
     from rich.table import Table
 
     from ctd_agent.console import plain, show_table
 
-    table = Table("", "mean", "95% interval", title=f"{found.documents} documents", title_justify="left")
-    if found.compared:
+    table = Table("", "mean", "95% interval", title=f"{evaluation.documents} documents", title_justify="left")
+    if evaluation.compared:
         table.add_column(plain(f"less {compare}"))
-    for name, (mean, low, high) in found.metrics.items():
+    for name, (mean, low, high) in evaluation.metrics.items():
         cells = [name, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]"]
-        if found.compared:
-            cells.append(f"{found.compared.differences[name]:+.3f}")
+        if evaluation.compared:
+            cells.append(f"{evaluation.compared.differences[name]:+.3f}")
         table.add_row(*cells)
-    failed = sum(found.failures.values())
-    table.caption = f"{found.empty} empty answers, {failed} failed, {found.truncated} read in part"
+    failed = sum(evaluation.failures.values())
+    table.caption = f"{evaluation.empty} empty answers, {failed} failed, {evaluation.truncated} read in part"
     show_table(table)
     cost = Table("a document", "calls", "tokens in", "of them cached", "tokens out", "seconds")
-    for phase, spent in found.cost.items():
+    for phase, spent in evaluation.cost.items():
         counts = (spent.calls, spent.prompt_tokens, spent.cached_tokens, spent.completion_tokens)
         cost.add_row(phase, *(f"{value:,.1f}" for value in counts), f"{spent.seconds:.2f}")
     show_table(cost)

@@ -51,7 +51,7 @@ def index(
 def _built_or_updated(
     labels: "Sequence[Label]", out: str, embedder: str | None, show: "Show"
 ) -> "tuple[LabelIndex, Changes | None]":
-    """Update the index that is there, where it is whole and of the embedder asked for; else build one."""
+    """Update the index that is there, where it is whole and of the embedder asked for, else build one."""
     from ctd_agent.tools.label_index import LabelIndex
 
     try:

@@ -43,7 +43,7 @@ def label_on_ray(job: "Job", documents: str | None, output: Path | None, unfit: 
 
 
 def _sum_up(reports: "Iterable[ShardReport]", total: int, output: Path) -> None:
-    """Show progress, tell failures, sum up; raise the error or exit that ends the command."""
+    """Show progress, tell failures, sum up. Raise the error or exit that ends the command."""
     from ctd_agent.console import note, progress, tell_failed
 
     documents, failed = 0, Counter[str]()

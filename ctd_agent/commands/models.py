@@ -16,7 +16,7 @@ def models(
     pull: Annotated[bool, typer.Option("--pull", help="Fetch the weights of `local` now.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the models there are; say what `local` is, and how to get it."""
+    """List the models there are. Say what `local` is, and how to get it."""
     from ctd_agent.agents.engines import ENGINES
     from ctd_agent.agents.engines.weights import fetch, status
 

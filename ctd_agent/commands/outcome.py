@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: Path) -> "Counter[str]":
-    """Label the documents that have no result in a file yet; return how many have failed, by kind.
+    """Label the documents that have no result in a file yet. Return how many have failed, by kind.
 
     Raises UserError where the file or the log cannot be used.
     """
@@ -50,7 +50,7 @@ def label_each(
     out: "Output | None" = None,
     total: int | None = None,
 ) -> "Counter[str]":
-    """Label documents and write each result as it comes; return how many have failed, by kind.
+    """Label documents and write each result as it comes. Return how many have failed, by kind.
 
     `out` is the file of results, if any, `total` the number of documents with those that it has already.
     """

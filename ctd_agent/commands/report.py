@@ -1,16 +1,11 @@
 """`ctd-agent report`: one HTML page to look at a run and its measurements."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from ctd_agent.errors import UserError
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    Model = TypeVar("Model", bound=BaseModel)
 
 
 def report(
@@ -32,30 +27,22 @@ def report(
     from ctd_agent.measure.evaluate import Evaluation
     from ctd_agent.measure.report.page import page
     from ctd_agent.measure.trace import read_traces
+    from ctd_agent.records import read_record, write_text
 
     if run is None and evaluation is None and characterization is None:
         raise UserError("nothing to report: give a RUN, --eval or --characterization")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: cannot be written: there is no such folder")
     traces = read_traces(run, read_gold(gold) if gold else {}, log) if run else []
     if run and not traces:
         raise UserError(f"{run}: no documents in it")
     text = page(
         traces,
         names={label.id: label.name for label in read_labels(labels)} if labels else {},
-        evaluation=_record(evaluation, Evaluation) if evaluation else None,
-        characterization=_record(characterization, Characterization) if characterization else None,
+        evaluation=read_record(evaluation, Evaluation, "an evaluation") if evaluation else None,
+        characterization=read_record(characterization, Characterization, "a characterization")
+        if characterization
+        else None,
     )
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from error
+    write_text(out, text)
     note(f"{out}: open it in a browser")
-
-
-def _record(path: Path, model: "type[Model]") -> "Model":
-    from ctd_agent.records import validated
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return validated(f"{path}: not a {model.__name__}", model.model_validate_json, data)

@@ -26,7 +26,7 @@ def label_documents(
 ) -> Iterator[LabeledDocument]:
     """Yield the result of every document as it comes: in input order, or as each is done.
 
-    `concurrency` is the number of documents under way at once; no more than twice as many are
+    `concurrency` is the number of documents under way at once. No more than twice as many are
     held. A document that makes the graph itself fail has a Failure of its own. Closed early, it
     begins no other document, and does not wait for those under way.
     """
@@ -65,7 +65,7 @@ class Output:
     """
 
     def __init__(self, path: Path, retry_failed: bool = False, wait: float = 0.0) -> None:
-        """Take the file and note the documents that are done; one process may have it at a time.
+        """Take the file and note the documents that are done. One process may have it at a time.
 
         With `retry_failed` no failed document counts as done. `wait` is the seconds to wait for another process to
         let the file go.
@@ -111,7 +111,7 @@ class Output:
         return [document for document in documents if document.id not in self._done]
 
     def write(self, result: LabeledDocument) -> None:
-        """Append a result; it survives the death of this process. Raises UserError for a full disk."""
+        """Append a result. It survives the death of this process. Raises UserError for a full disk."""
         try:
             self._file = self._file or self._open()
             append_lines(self._file, result)

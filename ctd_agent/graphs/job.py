@@ -29,8 +29,7 @@ class Job(Record):
     one that fits it. `budget` holds the numbers of a Budget that are not left to the models. `columns` are the
     documents'. `concurrency` is the number of documents at once, None for what the engines carry.
 
-    >>> job = Job(index="my-index", selector="openai:gpt-5-mini", budget={"candidates": 30})
-    >>> job.shortlister
+    >>> Job(index="my-index", selector="openai:gpt-5-mini", budget={"candidates": 30}).shortlister
     'local'
     """
 
@@ -77,13 +76,19 @@ class Job(Record):
             return cached_index(labels, embedder, show)
 
     def open(self) -> "Labeller":
-        """Open the index and load the models; raises as `open_index`, `load_phases` and `build_graph` do."""
+        """Open the index and load the models. Raises as `open_index`, `load_phases` and `build_graph` do."""
         index = self.open_index()
         return Labeller(self, index, *load_phases(self.shortlister, self.selector, self.selecting))
 
 
 class Labeller:
-    """A job with its index and models opened, ready for any number of files."""
+    r"""A job with its index and models opened, ready for any number of files.
+
+    >>> _ = Path("labels.txt").write_text("Mail\nGames\n")
+    >>> labeller = Job(labels="labels.txt", embedder="static", task="topics").open()  # fetches the weights once
+    >>> [result.labels[0].name for result in labeller.label([Document(id="a", text="An SMTP client")])]
+    ['Mail']
+    """
 
     def __init__(self, job: Job, index: LabelIndex, shortlister: Model, selector: Model) -> None:
         self.index, self.shortlister, self.selector = index, shortlister, selector

@@ -37,17 +37,7 @@ from ctd_agent.graphs.state import (
     spent,
 )
 from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
-from ctd_agent.schema import (
-    MODEL,
-    Candidate,
-    Document,
-    Failure,
-    Phase,
-    SearchResult,
-    Selection,
-    ShownCandidate,
-    Usage,
-)
+from ctd_agent.schema import MODEL, Candidate, Document, Failure, Phase, SearchResult, Selection, ShownCandidate, Usage
 from ctd_agent.tools.label_search import SEARCH_LABELS, Searchable, found_text, log_entry
 from ctd_agent.tools.sources import SOURCES
 
@@ -230,7 +220,7 @@ class _Nodes:
     ) -> tuple[list[str], list[SearchResult], dict[str, Candidate]]:
         """Return the text that answers each search the model asked for, the searches that ran, and all candidates now.
 
-        `ran` holds the keys of earlier searches; those of the new ones are added to it.
+        `ran` holds the keys of earlier searches. Those of the new ones are added to it.
         """
         answers: list[str] = []
         searches: list[SearchResult] = []

@@ -40,7 +40,7 @@ class Actor:
             self._fault = f"on node {socket.gethostname()}: {error}"
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Label the shard that a row names; return its report as JSON, or the fault of this node."""
+        """Label the shard that a row names. Return its report as JSON, or the fault of this node."""
         report = "" if self._fault else self.label(Path(row["shard"])).model_dump_json()
         return {"report": report, "fault": self._fault}
 

@@ -64,13 +64,13 @@ class ReplayedModel(ChatModel):
 
     @classmethod
     def over(cls, model: Model, memory: Memory) -> Model:
-        """Return the model with a memory; an encoder needs none."""
+        """Return the model with a memory. An encoder needs none."""
         if not isinstance(model, ChatModel):
             return model
         return cls(**{known.name: getattr(model, known.name) for known in fields(ChatModel)}, memory=memory)
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
-        """Send those of the exchange's prompts that are new, one by one; else as ChatModel does."""
+        """Send those of the exchange's prompts that are new, one by one, else as ChatModel does."""
         spec, options = redacted(self.spec), exchange.options
         for prompt in exchange.prompts:
             if not within(exchange.usage):

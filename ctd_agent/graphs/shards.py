@@ -2,7 +2,7 @@
 
 In the folder of the results lie, for the shard NAME:
 
-    NAME                      the results; a Parquet file is there once it is whole
+    NAME                      the results. A Parquet file is there once it is whole
     _transitions/NAME.jsonl   the transitions log
     _lines/NAME.jsonl         a Parquet shard's results as they come
 

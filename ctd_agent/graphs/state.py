@@ -40,7 +40,7 @@ def merge(known: Mapping[str, Candidate], found: Mapping[str, Candidate]) -> dic
 
 
 def shortlist(candidates: Mapping[str, Candidate], size: int) -> list[Candidate]:
-    """Return the candidates that phase 2 sees, best fused score first; ties go to the one found first.
+    """Return the candidates that phase 2 sees, best fused score first. Ties go to the one found first.
 
     The best `size` of what the sources found are always among them: the shortlist never falls below plain
     retrieval. The best of what only the model's searches found, half as many at most, come on top: in one common
@@ -138,7 +138,7 @@ def asked_before(state: LabelingState) -> set[str]:
 
 
 def result(state: LabelingState, size: int) -> LabeledDocument:
-    """Return the document's result; `size` bounds the shortlist it reports."""
+    """Return the document's result. `size` bounds the shortlist it reports."""
     usage: dict[Phase, Usage] = defaultdict(Usage)
     for transition in state["transitions"]:
         usage[transition.phase] += transition.usage

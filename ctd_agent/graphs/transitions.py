@@ -21,17 +21,7 @@ from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.records import append_lines, cut_torn_line, read_records
-from ctd_agent.schema import (
-    Exchange,
-    Failure,
-    Phase,
-    Record,
-    Redacted,
-    SearchResult,
-    Selection,
-    ShownCandidate,
-    Usage,
-)
+from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, ShownCandidate, Usage
 
 Node = Literal["read", "shortlist", "search", "select"]
 Goto = Literal["shortlist", "search", "select", "finish"]
@@ -61,11 +51,11 @@ class Run(Record):
 
 
 class Transition(Record):
-    """One step of the graph for one document; `goto` is the node that came next.
+    """One step of the graph for one document. `goto` is the node that came next.
 
     `exchange` holds a model's prompts and answers, null for a search. `searches` are those that ran, `added` the
     candidates that were new, by label id, in the order found. `text`, on the first step, is the part of the document
-    that was read. `shown`, on the select step, is the shortlist in the order and words that the selector was shown;
+    that was read. `shown`, on the select step, is the shortlist in the order and words that the selector was shown,
     null in logs of version 0.1, which did not keep it.
     """
 
@@ -89,7 +79,7 @@ class Transition(Record):
 
 
 def new_run(**fields: Any) -> Run:
-    """Return the header of a run that starts now; `fields` are Run's own."""
+    """Return the header of a run that starts now. `fields` are Run's own."""
     return Run(run=uuid4().hex[:12], started=datetime.now(UTC).isoformat(), version=version("ctd-agent"), **fields)
 
 
@@ -117,7 +107,7 @@ class TransitionLog:
             raise UserError(f"{path}: cannot write the transitions log here: {error.strerror}") from error
 
     def write(self, transitions: Sequence[Transition]) -> None:
-        """Append a document's steps; they survive the death of this process. Raises CtdError where they cannot be."""
+        """Append a document's steps. They survive the death of this process. Raises CtdError where they cannot be."""
         with self._lock:
             if self._failed:
                 raise self._failed
@@ -134,7 +124,7 @@ class TransitionLog:
             append_lines(file, *records)
 
     def _check(self) -> None:
-        """Refuse another run's log, and any file that is no log; of all its runs the first stands for the others."""
+        """Refuse another run's log, and any file that is no log. Of all its runs the first stands for the others."""
         for before in islice(_records(self._path), 1):
             if isinstance(before, Run) and (different := before.differs(self.run)):
                 raise UserError(

@@ -37,7 +37,7 @@ CENTRED = ("macro F1", f"coverage@{COVERED}")  # count labels, of which a resamp
 
 
 class Cost(Record):
-    """A phase's mean cost a document; `cached_tokens` are the prompt tokens that the engine's cache spared."""
+    """A phase's mean cost a document. `cached_tokens` are the prompt tokens that the engine's cache spared."""
 
     calls: float
     prompt_tokens: float
@@ -89,7 +89,7 @@ def evaluate(
 
     >>> result = LabeledDocument(id="a", labels=[], shortlist=[ShortlistEntry("J45", 1.0, [])], usage={})
     >>> gold = {"a": Gold(frozenset({"J45"}))}
-    >>> evaluate(traces([result], gold), gold).metrics["R@5"].mean
+    >>> evaluate([Trace("a", result=result, gold=gold["a"])], gold).metrics["R@5"].mean
     1.0
     """
     scored = [trace for trace in run if trace.right]

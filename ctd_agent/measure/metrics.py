@@ -1,6 +1,6 @@
 """Ranking metrics, to the digit of their sources, and bootstrap intervals.
 
-A ranking is a sequence of label ids, best first; of a duplicate the first counts. A ranking
+A ranking is a sequence of label ids, best first. Of a duplicate the first counts. A ranking
 shorter than k has misses for what it lacks. Gold is a non-empty set of label ids: a document
 without gold has no score, and ValueError says so.
 """
@@ -67,7 +67,7 @@ def ndcg(ranking: Sequence[str], gold: Collection[str], k: int) -> float:
 
 
 def f1(chosen: Collection[str], gold: Collection[str]) -> float:
-    """F1 of a chosen set against gold; 0 for an empty choice."""
+    """F1 of a chosen set against gold, 0 for an empty choice."""
     right = sum(hits(list(chosen), gold, len(set(chosen))))
     return 2 * right / (len(set(chosen)) + len(set(gold)))
 
@@ -76,7 +76,7 @@ def inverse_propensity(count: int, documents: int, a: float = 0.55, b: float = 1
     """Return the weight of a right label in PSP@k: higher for rarer labels (Jain et al. 2016, KDD).
 
     1 + C (count + b)^-a with C = (ln documents - 1)(b + 1)^a, where `count` of the training documents have
-    the label. `a` and `b` are the extreme classification repository's; for Wikipedia's data it takes
+    the label. `a` and `b` are the extreme classification repository's. For Wikipedia's data it takes
     0.5 and 0.4, for Amazon's 0.6 and 2.6. Raises ValueError for no training documents.
     """
     if documents < 1:
@@ -108,7 +108,7 @@ def mean_of(values: Sequence[float]) -> Statistic:
 
 
 def ratio_of(pairs: Sequence[tuple[float, float]]) -> Statistic:
-    """Return the ratio of two sums over documents, as micro F1 and PSP@k are; 0 over nothing."""
+    """Return the ratio of two sums over documents, as micro F1 and PSP@k are, 0 over nothing."""
     above, below = np.asarray(pairs, dtype=np.float64).T
     return lambda weights: _divided(weights @ above, weights @ below)
 
@@ -118,7 +118,7 @@ def macro_f1(chosen: Sequence[Collection[str]], gold: Sequence[Collection[str]])
 
     A resample has fewer labels than the whole, and so scores lower, as in `coverage`: bootstrap both `centred`.
     """
-    right = [set(one) & set(other) for one, other in zip(chosen, gold, strict=True)]
+    right = [set(labels) & set(right) for labels, right in zip(chosen, gold, strict=True)]
     known = {label: place for place, label in enumerate(sorted(set().union(*chosen, *gold)))}
     hit, picked, wanted = (_by_label(sets, known) for sets in (right, chosen, gold))
 
@@ -131,7 +131,7 @@ def macro_f1(chosen: Sequence[Collection[str]], gold: Sequence[Collection[str]])
 
 def coverage(found: Sequence[Collection[str]], gold: Sequence[Collection[str]]) -> Statistic:
     """Return the share of all labels that are right for some document which are found for one they are right for."""
-    right = [set(one) & set(other) for one, other in zip(found, gold, strict=True)]
+    right = [set(labels) & set(right) for labels, right in zip(found, gold, strict=True)]
     known = {label: place for place, label in enumerate(sorted(set().union(*gold)))}
     hit, wanted = _by_label(right, known), _by_label(gold, known)
     return lambda weights: _divided((hit(weights) > 0).sum(axis=0), (wanted(weights) > 0).sum(axis=0))
@@ -139,7 +139,9 @@ def coverage(found: Sequence[Collection[str]], gold: Sequence[Collection[str]]) 
 
 def _by_label(sets: Sequence[Collection[str]], known: Mapping[str, int]) -> Statistic:
     """Return how often each label was drawn, (labels, samples)."""
-    drawn = np.array(sorted((known[label], place) for place, one in enumerate(sets) for label in set(one)), dtype=int)
+    drawn = np.array(
+        sorted((known[label], place) for place, labels in enumerate(sets) for label in set(labels)), dtype=int
+    )
 
     def statistic(weights: Weights) -> NDArray[np.float64]:
         counts = np.zeros((len(known), len(weights)))

@@ -37,7 +37,7 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """The part of the document that was read; "" without a log."""
+        """The part of the document that was read, "" without a log."""
         return next((step.text for step in self.steps if step.text is not None), "")
 
     @property
@@ -52,7 +52,7 @@ class Trace:
 
     @property
     def shown(self) -> dict[str, str] | None:
-        """The shortlist as the selector was shown it: texts by id, in order; None where the log does not say."""
+        """The shortlist as the selector was shown it: texts by id, in order, None where the log does not say."""
         select = self._select
         return None if select is None or select.shown is None else {shown.id: shown.text for shown in select.shown}
 

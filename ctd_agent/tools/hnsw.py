@@ -1,6 +1,6 @@
 """A graph over a large index's vectors, so that a search need not compare its query with every label.
 
-HNSW (Malkov and Yashunin 2016), walked on vectors of 8 bits; what it finds is compared in full. Making
+HNSW (Malkov and Yashunin 2016), walked on vectors of 8 bits. What it finds is compared in full. Making
 it takes minutes and the processor, so a child process makes it, in a copy of the newest build, which
 then takes that build's place. Until then search compares every label. A Qdrant server makes its own.
 """
@@ -36,7 +36,7 @@ WHOLE = 1_000_000_000  # KB of a segment at most: there is to be one
 
 
 def start_graph(where: str | Path, manifest: Manifest) -> subprocess.Popen[bytes] | None:
-    """Start the process that gives an index a graph, and return it; None where a graph would not pay."""
+    """Start the process that gives an index a graph, and return it, None where a graph would not pay."""
     if "://" in str(where) or manifest.outside < PAYS:
         return None
     # In a session of its own it may outlive the run that starts it.
@@ -49,7 +49,7 @@ def start_graph(where: str | Path, manifest: Manifest) -> subprocess.Popen[bytes
 
 
 def add_graph(where: Path) -> None:
-    """Give the newest build a graph; nothing becomes of it where another build came in between.
+    """Give the newest build a graph, nothing becomes of it where another build came in between.
 
     Raises UserError where another process is at it.
     """

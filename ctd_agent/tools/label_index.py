@@ -51,9 +51,9 @@ class Changes(NamedTuple):
 
 
 class Manifest(Record):
-    """What an index was built from. Valid last: an index without it is unfinished.
+    """The settings of an index. Written last: an index without it is incomplete.
 
-    `outside` is how many labels no graph covers: search compares them all.
+    `outside` is the number of labels that no graph covers: search compares them all.
     """
 
     format: int
@@ -77,7 +77,13 @@ def fingerprint(labels: Iterable[Label]) -> str:
 
 
 class LabelIndex:
-    """Hybrid search over a catalogue: BM25 and dense vectors, fused by reciprocal rank."""
+    """Hybrid search over a catalogue: BM25 and dense vectors, fused by reciprocal rank.
+
+    >>> labels = [Label(id="1", name="Interest rates"), Label(id="2", name="Football")]
+    >>> index = LabelIndex.build(labels, "my-index", embedder="static")
+    >>> [hit.label.name for hit in index.search("central banks raise rates", limit=1)]
+    ['Interest rates']
+    """
 
     def __init__(self, where: str, store: Store, manifest: Manifest, embedder: Embedder) -> None:
         self.manifest = manifest
@@ -145,9 +151,9 @@ class LabelIndex:
     def update(self, labels: Sequence[Label], progress: Progress = lambda _: None) -> Changes:
         """Make this the index of these labels: write those that are new or changed, remove those not among them.
 
-        The others keep their vectors, whose BM25 weights know the labels' mean length as it was; where
+        The others keep their vectors, whose BM25 weights know the labels' mean length as it was. Where
         that has changed by more than a quarter, all are written again. Cut, a folder still holds the
-        old index, a server's collection does not open; the same update or build then goes on.
+        old index, a server's collection does not open. The same update or build then goes on.
         Raises UserError as `build` does.
         """
         _check(labels)
@@ -174,7 +180,7 @@ class LabelIndex:
         self._store, self.manifest = new._store, new.manifest
 
     def _write(self, labels: Sequence[Label], change: "_Change", progress: Progress) -> "LabelIndex":
-        """Bring the store from what it holds to the labels, then finish it; return the index."""
+        """Bring the store from what it holds to the labels, then finish it. Return the index."""
         done, saved = len(labels) - len(change.write), monotonic()
         try:
             self._store.delete([point_id(label_id) for label_id in change.remove])
@@ -196,10 +202,10 @@ class LabelIndex:
         return map(Label.model_validate_json, self._store.stored())
 
     def search(self, query: str, limit: int, mode: Mode = "hybrid") -> list[Hit]:
-        """Return the `limit` labels nearest to the query, best first; all of them where there are fewer.
+        """Return the `limit` labels nearest to the query, best first, all of them where there are fewer.
 
         BM25 reaches only labels that share a word with the query. A side that can read nothing in
-        the query has no say; a query that no side can read, or an empty one, finds nothing.
+        the query has no say. A query that no side can read, or an empty one, finds nothing.
         """
         limit = min(limit, self.manifest.labels)
         if limit < 1 or not query.strip():
@@ -226,7 +232,7 @@ def _label(text: str) -> Label:
 
 
 class _Change(NamedTuple):
-    """What makes a store's labels those of a catalogue."""
+    """The writes that turn a store's labels into those of a catalogue."""
 
     write: list[Label]
     remove: list[str]

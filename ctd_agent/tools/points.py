@@ -33,7 +33,7 @@ def query_words(query: str) -> edge.SparseVector:
 
 
 def points(labels: Sequence[Label], embedder: Embedder, mean: float) -> Iterator[list[Point]]:
-    """Yield the labels' points in batches; the next batch is embedded while the caller writes one."""
+    """Yield the labels' points in batches. The next batch is embedded while the caller writes one."""
     # Qdrant's own BM25 assumes documents of 256 words; labels are short, so their mean is measured.
     bm25 = edge.Bm25(edge.Bm25Config(avg_len=mean, language="english", ascii_folding=True))
     batches = [labels[start : start + BATCH] for start in range(0, len(labels), BATCH)]

@@ -24,7 +24,7 @@ PAGE = 1_000  # points a read
 
 
 class ServerStore:
-    """A collection; the manifest is in its metadata. The server's key is in QDRANT_API_KEY.
+    """A collection. The manifest is in its metadata. The server's key is in QDRANT_API_KEY.
 
     Building again empties the collection first and updating changes it in place, so the index does
     not open until that is done.
@@ -80,7 +80,7 @@ class ServerStore:
         return store, metadata[METADATA]
 
     def aim(self, manifest: str) -> None:
-        """Say in the metadata what the writes that follow lead to; until they are done the index does not open."""
+        """Say in the metadata what the writes that follow lead to. Until they are done the index does not open."""
         self._aim = manifest
         self._describe({METADATA: "", AIM: manifest})
 

@@ -1,4 +1,4 @@
-"""What a label index needs of the place where it lives: a folder, or a Qdrant server."""
+"""The place of a label index, a folder or a Qdrant server: what the index asks of either."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ DEPTH = 300  # results of each side that enter the fusion
 
 
 class Point(NamedTuple):
-    """A label as the engine stores it; `label` is its JSON, which keeps what the engine's numbers would not."""
+    """A label as the engine stores it. `label` is its JSON, which keeps what the engine's numbers would not."""
 
     id: str
     dense: list[float]
@@ -32,7 +32,7 @@ class Side(NamedTuple):
 
 
 class Store(Protocol):
-    """What the embedded engine and a server both do.
+    """The operations that the embedded engine and a server share.
 
     A store is written in four steps: `create` or `revise`, `aim`, the writes, `finish`. From the second
     to the last its place says what the writes are to lead to, so that `resume` can go on after a cut.
@@ -58,7 +58,7 @@ class Store(Protocol):
         """Record what the writes that follow lead to."""
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points; a point whose id is there is replaced."""
+        """Write points. A point whose id is there is replaced."""
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points."""

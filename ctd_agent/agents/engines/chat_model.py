@@ -118,7 +118,7 @@ def _reply(message: Any, seconds: float) -> Reply:
 
 
 def _apart(message: AIMessage) -> tuple[str, str]:
-    """Return reasoning and answer; an engine without a parser for the one leaves it at the head of the other."""
+    """Return the reasoning and the answer. An engine without a reasoning parser puts both into the answer."""
     reasoning = str(message.additional_kwargs.get("reasoning_content") or "")
     thought = re.match(r"\s*(?:<think>)?(.*?)</think>\s*", message.text, re.DOTALL)
     if reasoning or not thought:

@@ -23,7 +23,7 @@ SCALE, MIDDLE = 10.0, 0.5
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained encoder as one of the graph's models; `student` is its card."""
+    """A trained encoder as one of the graph's models. `student` is its card."""
 
     spec: str
     student: Student

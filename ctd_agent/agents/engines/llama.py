@@ -48,7 +48,7 @@ def load_gguf(spec: str, name: str) -> ChatModel:
 
 
 def llama_thinking(tokens: int) -> dict[str, Any]:
-    """Return the options that tell llama.cpp's server how many tokens to think; 0 for none."""
+    """Return the options that tell llama.cpp's server how many tokens to think, 0 for none."""
     return template_thinking(tokens, thinking_budget_tokens=tokens)
 
 

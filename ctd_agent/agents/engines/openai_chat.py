@@ -30,7 +30,7 @@ def load_served(spec: str, name: str) -> ChatModel:
 
 
 def vllm_thinking(tokens: int) -> dict[str, Any]:
-    """Return the options that tell a vLLM server with a reasoning parser how many tokens to think; 0 for none."""
+    """Return the options that tell a vLLM server with a reasoning parser how many tokens to think, 0 for none."""
     return template_thinking(tokens, thinking_token_budget=tokens)
 
 
@@ -45,7 +45,7 @@ def _effort(tokens: int) -> dict[str, Any]:
 
 
 def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
-    """Return the model and the base URL that `MODEL[@URL]` names; a model's own name may hold an @."""
+    """Return the model and the base URL that `MODEL[@URL]` names. A model's own name may hold an @."""
     named = re.fullmatch(r"(.+?)@(https?://.+)", name)
     if named and urlsplit(named[2]).hostname:
         model, url = named[1], named[2].rstrip("/")
@@ -58,7 +58,7 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
 
 
 def openai_chat(model: str, url: str | None, **options: Any) -> BaseChatModel:
-    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself; its key is in OPENAI_API_KEY."""
+    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY."""
     from pydantic import SecretStr
 
     timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
@@ -74,7 +74,7 @@ def openai_chat(model: str, url: str | None, **options: Any) -> BaseChatModel:
 
 @cache
 def _client() -> type[BaseChatModel]:
-    """Return LangChain's client with three gaps closed; importing it takes a second."""
+    """Return LangChain's client with three gaps closed. Importing it takes a second."""
     from langchain_openai import ChatOpenAI
 
     class Client(ChatOpenAI):

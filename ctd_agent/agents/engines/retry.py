@@ -1,4 +1,4 @@
-"""What may pass is tried again: a busy engine, a failing one, one that is being restarted."""
+"""Calls that may succeed later are tried again: to a busy engine, a failing one, one that is being restarted."""
 
 import threading
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class GoneError(Exception):
 
 
 class Patience:
-    """Calls to one engine, tried again with growing pauses; what one call learns of the engine serves the others.
+    """Calls to an engine, tried again with growing pauses. All calls share the knowledge of its state.
 
     An engine that refuses (408, 409, 429) or fails (5xx) is asked ATTEMPTS times, and its
     `Retry-After` is heeded. One that cannot be reached is asked twice if it has never answered: its
@@ -38,7 +38,7 @@ class Patience:
         self._lock = threading.Lock()
 
     def call(self, send: Callable[[], Answer]) -> Answer:
-        """Return what `send` returns. Raises its last error, or GoneError."""
+        """Call `send` and return its answer. Raises its last error, or GoneError."""
         self._check()
         retrying = Retrying(
             retry=retry_if_exception(_may_pass),
@@ -101,7 +101,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether nothing answers at the engine's address; a time-out or a cut answer is another matter."""
+    """Whether nothing answers at the engine's address. A time-out or a cut answer is another matter."""
     return isinstance(error, openai.APIConnectionError) and isinstance(
         error.__cause__, httpx.ConnectError | httpx.ConnectTimeout
     )

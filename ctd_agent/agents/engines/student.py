@@ -6,8 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from ctd_agent.agents.manner import Manner
-from ctd_agent.errors import UserError
-from ctd_agent.records import validated
+from ctd_agent.records import read_record
 from ctd_agent.schema import Record
 
 FILE = "student.json"
@@ -59,13 +58,7 @@ class Student(Record):
 def read_student(folder: Path) -> Student | None:
     """Return the card in a folder, None where there is none. Raises UserError for one that cannot be read."""
     path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return validated(f"{path}: not a student's card", Student.model_validate_json, text)
+    return read_record(path, Student, "a student's card") if path.is_file() else None
 
 
 def write_student(folder: Path, student: Student) -> None:

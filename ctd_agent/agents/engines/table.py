@@ -21,7 +21,7 @@ Model = ChatModel | Encoder  # a phase of the graph is done by either
 class Engine:
     """A row of the table.
 
-    `form` is the spec as users write it; the part before the colon is the engine's name. `load` takes the spec and
+    `form` is the spec as users write it. The part before the colon is the engine's name. `load` takes the spec and
     the part behind that colon. `thinking` is how the engine is told how much to think, unless the model that it loads
     knows better. `local`: it loads weights in the process or on the machine that names it.
     """
@@ -118,7 +118,7 @@ def _forms() -> str:
 
 
 def load_phases(shortlister: str, selector: str, selecting: str | None = None) -> tuple[Model, Model]:
-    """Return the models of the two phases, one and the same where the specs are; raises as load_model does.
+    """Return the models of the two phases, one and the same where the specs are. Raises as load_model does.
 
     `selecting`, where not None, is the way in which a chat model selects.
     """

@@ -55,7 +55,7 @@ _REASONING_PARSERS = {
 
 
 def load_vllm(spec: str, name: str) -> ChatModel:
-    """Return a model on a vLLM server that is started for it; raises as VllmServer does."""
+    """Return a model on a vLLM server that is started for it. Raises as VllmServer does."""
     from openai import DefaultHttpxClient
 
     server = vllm_server(name)
@@ -73,7 +73,7 @@ def load_vllm(spec: str, name: str) -> ChatModel:
 
 
 class VllmServer:
-    """A running server; `url` is its API's base, `tools` and `reasoning` the parsers it runs with, if any."""
+    """A running server. `url` is its API's base, `tools` and `reasoning` the parsers it runs with, if any."""
 
     def __init__(self, model: str) -> None:
         """Start the server and wait until it answers.
@@ -155,7 +155,7 @@ _server = cache(VllmServer)
 
 
 def vllm_server(model: str) -> VllmServer:
-    """Return the server of a model, started once a process; raises as VllmServer does."""
+    """Return the server of a model, started once a process. Raises as VllmServer does."""
     with _starting:  # the cache alone would let two threads start it twice
         return _server(model)
 

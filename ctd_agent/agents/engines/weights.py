@@ -63,7 +63,7 @@ QWEN = Weights(
 
 
 class Status(NamedTuple):
-    """What `ctd-agent models` tells of a weights file; `size` and `sha256` are those it must have."""
+    """The state of a weights file for `ctd-agent models`. `size` and `sha256` are those it must have."""
 
     path: Path
     present: bool
@@ -74,7 +74,7 @@ class Status(NamedTuple):
 
 
 class _NoSourceError(Exception):
-    """One source cannot give the file; the message says why."""
+    """One source cannot give the file. The message says why."""
 
 
 def status(weights: Weights = QWEN) -> Status:

@@ -63,7 +63,7 @@ class Listwise(Selector):
         return self.model.ask(Exchange(messages=messages, options=options), within)
 
     def read(self, exchange: Exchange, shortlist: Sequence[Candidate]) -> Selection:
-        """Keep each chosen label once, best first; drop what is not on the shortlist."""
+        """Keep each chosen label once, best first, and drop labels that are not on the shortlist."""
         content = exchange.replies[-1].content
         try:
             choices = list(self._choices(unfenced(content), shortlist))
@@ -107,12 +107,7 @@ def _schema(size: int, reasons: bool, names: list[str] | None) -> dict[str, Any]
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def unfenced(content: str) -> str:

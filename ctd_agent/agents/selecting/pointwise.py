@@ -53,7 +53,7 @@ class Pointwise(Selector):
 def judge(exchange: Exchange, shortlist: Sequence[Candidate], baseline: dict[str, float | None]) -> Selection:
     """Return the selection in a pointwise exchange, ranked by `fused`.
 
-    `baseline` holds the log-odds of yes with no document, by question; those of this exchange are added to it.
+    `baseline` holds the log-odds of yes with no document, by question. Those of this exchange are added to it.
     Raises UnusableSelectionError where no answer is a yes or a no.
     """
     asked = len(exchange.questions)
@@ -91,7 +91,7 @@ def yes(reply: Reply) -> float | None:
 def fused(odds: float, baseline: float | None, rank: int) -> float:
     """Return a candidate's score in (0, 1): a logistic of the model's log-odds of yes, calibrated, and its rank.
 
-    `baseline` are the log-odds without a document, None where unknown; `rank` is that on the
+    `baseline` are the log-odds without a document, None where unknown. `rank` is that on the
     shortlist, from 1. The coefficients are fitted on training data (docs/results.md): the model
     alone forgets what retrieval knows, and retrieval what the model knows.
     """

@@ -11,7 +11,7 @@ from ctd_agent.schema import Phase, Record
 
 
 class Counts(Record):
-    """A corpus's documents and examples; tokens are those of a neutral tokenizer (all-MiniLM-L6-v2's).
+    """A corpus's documents and examples. Tokens are those of a neutral tokenizer (all-MiniLM-L6-v2's).
 
     `dropped` counts the documents that the gate stopped, by the reason.
     """

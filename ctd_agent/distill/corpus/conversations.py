@@ -30,7 +30,7 @@ class Conversation:
 
 
 class Pair(Record):
-    """A candidate of a document as the selector reads it; `target` is 1 where it is to be chosen, else 0.
+    """A candidate of a document as the selector reads it. `target` is 1 where it is to be chosen, else 0.
 
     `rank` is the candidate's on the shortlist, from 1.
     """
@@ -49,7 +49,7 @@ class Nearness(Record):
 
 
 class Judgement(Record):
-    """An encoder's training example of one document, by corpus; null where the gate let nothing through."""
+    """An encoder's training example of one document, by corpus, null where the gate let nothing through."""
 
     id: str
     text: str
@@ -81,8 +81,8 @@ def judgement(lesson: Lesson, credit: bool) -> Judgement:
     """Return a lesson's training example for encoders.
 
     A shortlister brings the document near to the right labels that a search surfaced, and away from the rest of
-    the shortlist; without `credit`, near to all that is on it. A selector learns the teacher's choice, but, with
-    `credit`, nothing from candidates about which the teacher was wrong.
+    the shortlist. Without `credit` it brings it near to the whole shortlist. A selector learns the teacher's choice,
+    but, with `credit`, nothing from candidates about which the teacher was wrong.
     """
     shortlist, select, standard = lesson.shortlist, lesson.select, lesson.standard
     return Judgement(
@@ -112,11 +112,7 @@ def _searching(trace: Trace, task: str, searches: Sequence[SearchResult], manner
 
 def _call(number: int, search: SearchResult) -> dict[str, Any]:
     # Always both arguments: Arrow gives every row all keys that any row has.
-    return {
-        "id": _call_id(number),
-        "name": "search_labels",
-        "args": {"query": search.query, "limit": search.limit},
-    }
+    return {"id": _call_id(number), "name": "search_labels", "args": {"query": search.query, "limit": search.limit}}
 
 
 def _call_id(number: int) -> str:

@@ -50,7 +50,7 @@ class Lesson:
 
 @dataclass
 class Count:
-    """The numbers of documents that each gate kept and dropped, by the reason; `without` had no right labels."""
+    """The numbers of documents that each gate kept and dropped, by the reason. `without` had no right labels."""
 
     documents: int = 0
     without: int = 0

@@ -25,6 +25,7 @@ from ctd_agent.distill.corpus.conversations import Conversation, Judgement, conv
 from ctd_agent.distill.corpus.formats import FORMATS, Row, table
 from ctd_agent.distill.corpus.lessons import CORPORA, Count, Gates, Lesson, learn, read_runs, reasoning
 from ctd_agent.errors import UserError
+from ctd_agent.records import write_text
 from ctd_agent.schema import Gold
 from ctd_agent.tools.embedding import minilm_tokenizer
 
@@ -70,6 +71,10 @@ def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: R
     With several logs a document's best run teaches each phase. The folder is there when it is whole.
     Raises UserError for logs that cannot be read or do not belong together, for a format that there is not, where
     nothing passes any gate, and for a folder that is not empty.
+
+    >>> make_corpus([Path("run.jsonl.transitions.jsonl")], None, Recipe(), Path("corpus"))
+    Traceback (most recent call last):
+    ctd_agent.errors.UserError: run.jsonl.transitions.jsonl: cannot be read: No such file or directory
     """
     if recipe.format not in FORMATS:
         raise UserError(f"format {recipe.format!r}: not one of {', '.join(FORMATS)}")
@@ -226,7 +231,7 @@ def _tokenizer() -> Any:
 
 
 def tokens(conversation: Conversation) -> int:
-    """Return a conversation's length in tokens of a neutral tokenizer; a student's own differs a little."""
+    """Return a conversation's length in tokens of a neutral tokenizer. A student's own differs a little."""
     text = json.dumps([*conversation.messages, *conversation.tools], ensure_ascii=False)
     return len(_tokenizer().encode(text, add_special_tokens=False).ids)
 
@@ -267,9 +272,9 @@ def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
             if judgements
         ]
         for name, content in trainer.files.items():
-            _write_text(beside / name, json.dumps(content(files), indent=1))
-        _write_text(beside / "README.md", readme(card, [*files, *judged]))
-        _write_text(beside / "card.json", card.model_dump_json(indent=1) + "\n")
+            write_text(beside / name, json.dumps(content(files), indent=1))
+        write_text(beside / "README.md", readme(card, [*files, *judged]))
+        write_text(beside / "card.json", card.model_dump_json(indent=1) + "\n")
         if out.exists():
             out.rmdir()
         os.replace(beside, out)
@@ -280,7 +285,7 @@ def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
 
 
 def _write_rows(folder: Path, name: str, rows: Sequence[Row], parquet: bool) -> str:
-    """Write rows as JSONL or Parquet; return the file's path in the folder."""
+    """Write rows as JSONL or Parquet. Return the file's path in the folder."""
     path = folder / f"{name}.{'parquet' if parquet else 'jsonl'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if parquet:
@@ -290,8 +295,3 @@ def _write_rows(folder: Path, name: str, rows: Sequence[Row], parquet: bool) -> 
     else:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path.relative_to(folder))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -47,7 +47,7 @@ def analyse(study: Study, gold: Mapping[str, Gold], out: Path) -> Characterizati
     arms = _read(study, gold, out)
     whole = arms[WHOLE]
     interval = partial(bootstrap, seed=study.seed)
-    found = Characterization(
+    outcome = Characterization(
         documents=len(whole),
         labels=len(study.labels),
         task=study.task,
@@ -68,7 +68,7 @@ def analyse(study: Study, gold: Mapping[str, Gold], out: Path) -> Characterizati
         errors=_errors(whole, study.labels),
         findings=[],
     )
-    return found.model_copy(update={"findings": findings(found)})
+    return outcome.model_copy(update={"findings": findings(outcome)})
 
 
 Bootstrap = Callable[[Sequence[float]], Interval]
@@ -131,7 +131,7 @@ def _given(arms: Mapping[str, Arm], interval: Bootstrap) -> list[Variant]:
 
 
 def _recall_by_searches(whole: Arm, interval: Bootstrap) -> list[CurvePoint]:
-    """Recall of all that was found; a document that needed fewer searches keeps what it had."""
+    """Recall of all that was found. A document that needed fewer searches keeps what it had."""
     found = [found_after(trace) for trace in whole]
     most = max(map(len, found))
     return [

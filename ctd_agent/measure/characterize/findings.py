@@ -14,21 +14,21 @@ REMEDIES = {
 }
 
 
-def findings(found: Characterization) -> list[str]:
-    """Return the findings, a sentence or two each; where an interval holds zero they say that nothing is shown."""
+def findings(study: Characterization) -> list[str]:
+    """Return the findings, a sentence or two each. Where an interval holds zero they say that nothing is shown."""
     return [
-        _complementary(found),
-        _bottleneck(found.errors),
-        _wrong(found.errors),
-        *_ablated(found.ablations),
-        *_given(found.selection_given),
-        *_followed(found),
-        *([f"{found.documents} documents are few: read the intervals."] if found.documents < FEW else []),
+        _complementary(study),
+        _bottleneck(study.errors),
+        _wrong(study.errors),
+        *_ablated(study.ablations),
+        *_given(study.selection_given),
+        *_followed(study),
+        *([f"{study.documents} documents are few: read the intervals."] if study.documents < FEW else []),
     ]
 
 
-def _complementary(found: Characterization) -> str:
-    shares, gain = found.swap.shares, found.swap.gain
+def _complementary(study: Characterization) -> str:
+    shares, gain = study.swap.shares, study.swap.gain
     helps = {phase: share.low > 0 for phase, share in shares.items()}
     parts = f"shortlisting adds {shares['shortlist']:+.3f}, selecting {shares['select']:+.3f}"
     total = f"Over hybrid retrieval in its own order the graph gains {gain:+.3f} {METRIC}: {parts}."
@@ -38,7 +38,7 @@ def _complementary(found: Characterization) -> str:
         return f"{total} Only selecting surely helps here: what the model searches for adds nothing that shows."
     if helps["shortlist"]:
         return f"{total} Only shortlisting surely helps here: the selector orders no better than retrieval."
-    return f"{total} On {found.documents} documents neither phase's part is surely above zero."
+    return f"{total} On {study.documents} documents neither phase's part is surely above zero."
 
 
 def _bottleneck(errors: list[Errors]) -> str:
@@ -58,17 +58,17 @@ def _wrong(errors: list[Errors]) -> str:
 
 def _ablated(variants: list[Variant]) -> list[str]:
     said = []
-    for one in variants[1:]:
-        change = one.differences[METRIC]
+    for variant in variants[1:]:
+        change = variant.differences[METRIC]
         verdict = "hurts" if change.high < 0 else "helps" if change.low > 0 else "makes no difference that shows"
-        said.append(f"{one.name.capitalize()}: {verdict} ({METRIC} {change:+.3f}).")
-    if not any(one.name == "no reasoning" for one in variants):
+        said.append(f"{variant.name.capitalize()}: {verdict} ({METRIC} {change:+.3f}).")
+    if not any(variant.name == "no reasoning" for variant in variants):
         said.append("No reasoning: nothing to take away, the selector gives no reasons.")
     return said
 
 
 def _given(variants: list[Variant]) -> list[str]:
-    by_name = {one.name: one for one in variants}
+    by_name = {variant.name: variant for variant in variants}
     real, added, near = (by_name[name].metrics["P@1"].mean for name in (REAL, ADDED, NEAR))
     limit = "shortlisting limits selection" if by_name[ADDED].differences["P@1"].low > 0 else "that shows no limit"
     return [
@@ -77,8 +77,8 @@ def _given(variants: list[Variant]) -> list[str]:
     ]
 
 
-def _followed(found: Characterization) -> list[str]:
-    first, shortlist, last = found.steps[0], found.steps[-2], found.steps[-1]
+def _followed(study: Characterization) -> list[str]:
+    first, shortlist, last = study.steps[0], study.steps[-2], study.steps[-1]
     said = [
         f"Focus goes from {first.focus.mean:.2f} after the document's search to {shortlist.focus.mean:.2f} on the "
         f"shortlist and {last.focus.mean:.2f} after the selection."

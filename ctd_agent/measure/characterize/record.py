@@ -43,7 +43,7 @@ class Step(Record):
 
     `focus` is the share of the candidates' weight that lies on right labels and their neighbours: all
     weigh the same until the selector has scored them. `confusion` is how often a neighbour of a right
-    label outranks it, of those pairs that the document's search found and the shortlist kept; null
+    label outranks it, of those pairs that the document's search found and the shortlist kept, null
     where there are none.
     """
 
@@ -61,7 +61,7 @@ class ErrorExample(Record):
 
 
 class Errors(Record):
-    """One class of the error taxonomy; `share` is of all gold labels, or, of the wrongly chosen, of all chosen."""
+    """One class of the error taxonomy. `share` is of all gold labels, or, of the wrongly chosen, of all chosen."""
 
     name: ErrorClass
     count: int

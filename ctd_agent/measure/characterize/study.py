@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ctd_agent.agents.engines import ChatModel, Model
@@ -43,7 +44,7 @@ RETRIEVAL: dict[str, Mode] = {"hybrid": "hybrid", "bm25": "bm25", "dense": "dens
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to run the graph; its runs lie in files of its name."""
+    """One way to run the graph. Its runs lie in files of its name."""
 
     name: str
     search: Searchable
@@ -57,11 +58,18 @@ class Arm:
         return f"{re.sub('[^a-z0-9]+', '-', self.name.lower()).strip('-')}.jsonl"
 
 
-class Given:
+class StandIn:
+    """Stands in for a label index: it is searched by a function."""
+
+    def __init__(self, index: LabelIndex, search: Callable[[str, int], list[Hit]]) -> None:
+        self.manifest, self.search = index.manifest, search
+
+
+class Given(StandIn):
     """Stands in for a label index: a document's own hits are given, other queries are searched."""
 
     def __init__(self, index: LabelIndex) -> None:
-        self.manifest = index.manifest
+        super().__init__(index, self._search)
         self._index = index
         self._given: dict[str, Sequence[Label]] = {}
 
@@ -69,36 +77,16 @@ class Given:
         """Set the hits of the search for a document's text, best first."""
         self._given[text] = labels
 
-    def search(self, query: str, limit: int, /) -> list[Hit]:
-        """Return the labels given for this text; else search the index."""
+    def _search(self, query: str, limit: int) -> list[Hit]:
         if (labels := self._given.get(query)) is None:
             return self._index.search(query, limit)
         return [Hit(label, 1 / rank) for rank, label in enumerate(labels[:limit], start=1)]
 
 
-class ByMode:
-    """A label index searched in one mode only."""
-
-    def __init__(self, index: LabelIndex, mode: Mode) -> None:
-        self.manifest = index.manifest
-        self._index, self._mode = index, mode
-
-    def search(self, query: str, limit: int, /) -> list[Hit]:
-        """Search in that mode."""
-        return self._index.search(query, limit, self._mode)
-
-
-class Undescribed:
-    """A label index whose labels are shown without their descriptions; they are found by them as ever."""
-
-    def __init__(self, index: LabelIndex) -> None:
-        self.manifest = index.manifest
-        self._index = index
-
-    def search(self, query: str, limit: int, /) -> list[Hit]:
-        """Search, and take the descriptions off."""
-        hits = self._index.search(query, limit)
-        return [Hit(hit.label.model_copy(update={"description": ""}), hit.score) for hit in hits]
+def undescribed(index: LabelIndex, query: str, limit: int) -> list[Hit]:
+    """Search an index, and take the descriptions off the labels that are found by them."""
+    hits = index.search(query, limit)
+    return [Hit(hit.label.model_copy(update={"description": ""}), hit.score) for hit in hits]
 
 
 class Neighbourhood:
@@ -159,7 +147,7 @@ class Study:
         yield Arm(WHOLE, index, shortlister, selector, self.budget)
         yield Arm(NO_DOCUMENT, self._given[NO_DOCUMENT], shortlister, selector, self.budget)
         yield Arm(NO_SEARCHES, index, shortlister, selector, still)
-        yield Arm(NO_DESCRIPTIONS, Undescribed(index), shortlister, selector, self.budget)
+        yield Arm(NO_DESCRIPTIONS, StandIn(index, partial(undescribed, index)), shortlister, selector, self.budget)
         if way_of(selector).reasons and isinstance(selector, ChatModel):
             direct = replace(selector, manner=selector.manner.model_copy(update={"reasons": False}))
             yield Arm(NO_REASONING, self._given[NO_REASONING], shortlister, direct, as_given)
@@ -172,7 +160,13 @@ class Study:
         for number, selector in enumerate(self.selectors):
             for name, mode in RETRIEVAL.items():
                 if (pair := self.swapped(name, number)) != NO_SEARCHES:
-                    yield Arm(pair, ByMode(self.index, mode), self.shortlisters[0], selector, still)
+                    yield Arm(
+                        pair,
+                        StandIn(self.index, partial(self.index.search, mode=mode)),
+                        self.shortlisters[0],
+                        selector,
+                        still,
+                    )
             for name, model in zip(self.shortlister_names[len(RETRIEVAL) :], self.shortlisters, strict=True):
                 if (pair := self.swapped(name, number)) != WHOLE:
                     yield Arm(pair, self.index, model, selector, self.budget)
@@ -235,7 +229,7 @@ def run(
     concurrency: int = 1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Run every arm over the documents, each into its file in the folder `out`; go on where it was cut.
+    """Run every arm over the documents, each into its file in the folder `out`. Go on where it was cut.
 
     `memory` holds the models' earlier answers. `progress` is called with the number of documents done.
     Raises UserError where the folder cannot be written or holds another study.
@@ -276,7 +270,7 @@ class _Runs:
         return any(document.id in ids for ids in self._left.values())
 
     def add(self, document: Document, gold: Gold) -> None:
-        """Take a document through the arms that lack it; the others' shortlists are made of the whole graph's."""
+        """Take a document through the arms that lack it. The others' shortlists are made of the whole graph's."""
         self._study.begin(document)
         whole = self._result(document, WHOLE) or self._wholes[document.id]
         if whole.failure and whole.failure.kind in RETRIED:  # it is tried again, and the others then

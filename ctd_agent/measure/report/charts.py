@@ -21,7 +21,7 @@ class Curve(NamedTuple):
 
 
 def element(name: str, *children: Element | str, **attributes: str) -> Element:
-    """Return an element; `_` in an attribute's name stands for `-`, and one at its end for nothing."""
+    """Return an element. `_` in an attribute's name stands for `-`, and one at its end for nothing."""
     made = Element(name, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
     for child in children:
         if isinstance(child, Element):
@@ -77,9 +77,7 @@ def curves(lines: Sequence[Curve], places: Sequence[str], x_label: str, y_label:
     )
     rows = [(place, *(interval_text(line.values[i]) for line in lines)) for i, place in enumerate(places)]
     numbers = element(
-        "details",
-        element("summary", "The numbers"),
-        table((x_label, *(line.name for line in lines)), rows),
+        "details", element("summary", "The numbers"), table((x_label, *(line.name for line in lines)), rows)
     )
     keys = [
         element("li", element("span", class_=f"key series-{i}", aria_hidden="true"), line.name)

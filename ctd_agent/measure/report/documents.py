@@ -38,7 +38,7 @@ class Names:
     names: list[str] = field(default_factory=list)
 
     def number(self, key: str, name: str | None = None) -> int:
-        """Return a label's number; `name` is what it is called where the catalogue does not say."""
+        """Return a label's number. `name` is what it is called where the catalogue does not say."""
         number = self.numbers.setdefault(key, len(self.names))
         if number == len(self.names):
             self.names.append(self.known.get(key, name or key))
@@ -83,12 +83,12 @@ def funnel(traces: Sequence[Trace], catalogue: int | None) -> list[Stage]:
 
 
 def title(trace: Trace) -> str:
-    """Return the first line of the text that was read, cut; "" without a log."""
+    """Return the first line of the text that was read, cut, "" without a log."""
     return trace.text.partition("\n")[0][:TITLE]
 
 
 def details(trace: Trace, names: Names) -> dict[str, Any]:
-    """Return all that the page shows of a document, as JSON has it; labels are their numbers in `names`."""
+    """Return all that the page shows of a document, as JSON has it. Labels are their numbers in `names`."""
     result, gold, scores = trace.result, trace.gold, trace.scores
     if result is None:
         raise ValueError("a document without a result has no page")

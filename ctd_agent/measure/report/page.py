@@ -105,57 +105,59 @@ def _funnel(stages: Sequence[Stage]) -> Element:
     )
 
 
-def _metrics(found: Evaluation) -> Element:
+def _metrics(evaluation: Evaluation) -> Element:
     headings = ["", "mean [95% interval]"]
-    rows = [[name, interval_text(value)] for name, value in found.metrics.items()]
-    if found.compared:
+    rows = [[name, interval_text(value)] for name, value in evaluation.metrics.items()]
+    if evaluation.compared:
         headings.append("less the other run")
         for row in rows:
-            row.append(interval_text(found.compared.differences[row[0]], signed=True))
-    failed = sum(found.failures.values())
-    said = f"Over {found.documents:,} documents; {found.empty:,} answers without a label, {failed:,} failed."
-    cost = [
+            row.append(interval_text(evaluation.compared.differences[row[0]], signed=True))
+    failed = sum(evaluation.failures.values())
+    said = f"Over {evaluation.documents:,} documents; {evaluation.empty:,} answers without a label, {failed:,} failed."
+    costs = [
         [
             phase,
-            *(f"{value:,.1f}" for value in (one.calls, one.prompt_tokens, one.completion_tokens)),
-            f"{one.seconds:.2f}",
+            *(f"{value:,.1f}" for value in (cost.calls, cost.prompt_tokens, cost.completion_tokens)),
+            f"{cost.seconds:.2f}",
         ]
-        for phase, one in found.cost.items()
+        for phase, cost in evaluation.cost.items()
     ]
     return _section(
         "Score",
         _note(said),
         table(headings, rows),
-        table(["a document", "calls", "tokens in", "tokens out", "seconds"], cost),
+        table(["a document", "calls", "tokens in", "tokens out", "seconds"], costs),
     )
 
 
-def _characterization(found: Characterization) -> Iterator[Element]:
-    yield _section("What was found", element("ul", *(element("li", one) for one in found.findings), class_="findings"))
-    yield _section("Isolate: the shortlist", *_recalls(found))
-    given = [(one.name, one.metrics["P@1"]) for one in found.selection_given]
+def _characterization(study: Characterization) -> Iterator[Element]:
+    yield _section(
+        "What was found", element("ul", *(element("li", finding) for finding in study.findings), class_="findings")
+    )
+    yield _section("Isolate: the shortlist", *_recalls(study))
+    given = [(variant.name, variant.metrics["P@1"]) for variant in study.selection_given]
     yield _section(
         "Isolate: the selector",
         _note("P@1 on the real shortlist and on made-up ones; beside each, what their order alone would have scored."),
         bars(given),
     )
-    changed = [(one.name, one.differences["RP@5"]) for one in found.ablations[1:]]
+    changed = [(variant.name, variant.differences["RP@5"]) for variant in study.ablations[1:]]
     yield _section("Ablate", _note("RP@5 with one thing changed, less that of the whole graph."), differences(changed))
-    yield _swap(found)
-    yield _steps(found)
-    yield _errors(found)
+    yield _swap(study)
+    yield _steps(study)
+    yield _errors(study)
 
 
-def _recalls(found: Characterization) -> Iterator[Element]:
-    kept, searched = found.recall_by_candidates, found.recall_by_searches
+def _recalls(study: Characterization) -> Iterator[Element]:
+    kept, searched = study.recall_by_candidates, study.recall_by_searches
     by_size = Curve("recall", [point.recall for point in kept])
     yield curves([by_size], [str(point.at) for point in kept], "candidates kept", "recall")
     by_search = Curve("recall", [point.recall for point in searched])
     yield curves([by_search], [str(point.at) for point in searched], "searches, the document's own first", "recall")
 
 
-def _swap(found: Characterization) -> Element:
-    swap = found.swap
+def _swap(study: Characterization) -> Element:
+    swap = study.swap
     parts = [("shortlisting", swap.shares["shortlist"]), ("selecting", swap.shares["select"]), ("both", swap.gain)]
     return _section(
         "Swap",
@@ -166,25 +168,25 @@ def _swap(found: Characterization) -> Element:
     )
 
 
-def _steps(found: Characterization) -> Element:
-    lines = [Curve("focus", [step.focus for step in found.steps])]
-    confusion = [step.confusion for step in found.steps if step.confusion]
-    if len(confusion) == len(found.steps):
+def _steps(study: Characterization) -> Element:
+    lines = [Curve("focus", [step.focus for step in study.steps])]
+    confusion = [step.confusion for step in study.steps if step.confusion]
+    if len(confusion) == len(study.steps):
         lines.append(Curve("confusion", confusion))
-    places = [step.name.removeprefix("the ").replace("'s ", " ") for step in found.steps]
+    places = [step.name.removeprefix("the ").replace("'s ", " ") for step in study.steps]
     said = "Focus: candidates' weight near right labels. Confusion: how often a near-miss outranks its right label."
     return _section("Follow", _note(said), curves(lines, places, "after", "share"))
 
 
-def _errors(found: Characterization) -> Element:
+def _errors(study: Characterization) -> Element:
     rows = [
         [
-            one.name,
-            f"{one.count:,}",
-            number(one.share),
-            "; ".join(f"{example.name} ({example.document})" for example in one.examples),
+            error.name,
+            f"{error.count:,}",
+            number(error.share),
+            "; ".join(f"{example.name} ({example.document})" for example in error.examples),
         ]
-        for one in found.errors
+        for error in study.errors
     ]
     said = "Shares are of all right labels; of the wrongly chosen, of all chosen."
     section = _section("Errors", _note(said), table(["class", "labels", "share", "examples"], rows))
