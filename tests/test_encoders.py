@@ -10,15 +10,16 @@ from test_language_models import TASK
 
 from ctd_agent.agents.engines import ChatModel, load_model
 from ctd_agent.agents.engines import encoder as encoders
-from ctd_agent.agents.engines.encoder import Encoder, load_encoder
+from ctd_agent.agents.engines.encoder import Encoder
 from ctd_agent.agents.engines.student import Student, write_student
 from ctd_agent.agents.prompts import described
-from ctd_agent.agents.selecting.pointwise import Scoring
+from ctd_agent.agents.sampling import GREEDY
+from ctd_agent.agents.selecting import load_selector
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.graphs.transitions import read_log
-from ctd_agent.schema import Candidate, Document, Label, LabeledDocument
+from ctd_agent.schema import Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
 CARD = Student(
@@ -83,19 +84,15 @@ def test_a_step_of_an_encoder_is_logged_like_any_other(tmp_path: Path, index: La
     assert (step.model, step.prompt) == (model.spec, "scoring-1")
     assert step.exchange is not None
     assert step.exchange.messages == [{"role": "user", "content": "tennis"}]
-    answers = dict(zip(step.exchange.questions, (reply.content for reply in step.exchange.replies), strict=True))
-    assert answers["Tennis"] == "2.0000"
+    answers = dict(zip(step.exchange.questions, (reply.score for reply in step.exchange.replies), strict=True))
+    assert answers["Tennis"] == 2.0
 
 
 def test_a_student_reads_labels_as_it_was_taught_them(tmp_path: Path, scores: dict[str, float]):
     label = Label(id="t", name="Tennis", description="played with rackets, " * 9, aliases=["lawn tennis"])
-    selector = Scoring(encoder(tmp_path / "selector", kind="bi-encoder", target="select"))
-    shortlister = Scoring(encoder(tmp_path / "shortlister", kind="bi-encoder", target="shortlist"))
-    listed = Candidate(label, 1.0, [])
-    asked = [one.ask("A match.", [listed], lambda _: True).questions for one in (selector, shortlister)]
-    assert asked == [[described(label)], [label.text]], (
-        "a corpus has candidates as they are shown; an index, whole labels"
-    )
+    students = [encoder(tmp_path / target, kind="bi-encoder", target=target) for target in ("select", "shortlist")]
+    shown = [load_selector(student, TASK, GREEDY).show(label) for student in students]
+    assert shown == [described(label), label.text], "a corpus has candidates as they are shown; an index, whole labels"
 
 
 @pytest.mark.parametrize(
@@ -120,11 +117,11 @@ def test_an_encoder_is_refused_a_phase_that_is_not_its_own(
 
 def test_a_folder_without_a_trained_encoder_is_an_error_that_says_where_one_is(tmp_path: Path):
     with pytest.raises(UserError, match=r"no trained encoder in this folder$"):
-        load_encoder(f"encoder:{tmp_path}")
+        load_model(f"encoder:{tmp_path}")
     (tmp_path / "student").mkdir()
     encoder(tmp_path / "student" / "selector")
     with pytest.raises(UserError, match=f"did you mean encoder:{tmp_path}/student/selector\\?"):
-        load_encoder(f"encoder:{tmp_path}/student")
+        load_model(f"encoder:{tmp_path}/student")
 
 
 def test_a_students_card_that_is_none_is_an_error_that_names_the_field(tmp_path: Path):

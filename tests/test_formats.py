@@ -19,8 +19,8 @@ from conftest import LABELS, calls, chosen, likes, searches
 from langchain_core.messages import AIMessage
 
 from ctd_agent.agents.engines import ChatModel
-from ctd_agent.distill.corpus.card import TRAINERS, Card
-from ctd_agent.distill.corpus.formats import FORMATS, Format
+from ctd_agent.distill.corpus.card import Card
+from ctd_agent.distill.corpus.formats import FORMATS
 from ctd_agent.distill.corpus.lessons import Gates
 from ctd_agent.distill.corpus.make import Recipe, make_corpus
 from ctd_agent.graphs.budget import Budget
@@ -98,7 +98,7 @@ def _small(script: list[Any], liked: Any, prompt: list[Row], options: Row) -> AI
 def corpus(log: Path, tmp_path: Path) -> Corpus:
     """Make a corpus in a format; every search counts, for one index of eight labels finds all at once."""
 
-    def make(form: Format, parquet: bool = False, dev: float = 0.0) -> Path:
+    def make(form: str, parquet: bool = False, dev: float = 0.0) -> Path:
         out = tmp_path / f"{form}-{'parquet' if parquet else 'jsonl'}"
         if not out.exists():
             make_corpus([log], None, Recipe(gates=Gates(credit=False), format=form, parquet=parquet, dev=dev), out)
@@ -154,7 +154,7 @@ def rendered(tokenizer: Any, row: Row) -> tuple[str, str]:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_is_loaded_as_it_was_written(
-    form: Format, parquet: bool, name: str, corpus: Corpus, tmp_path: Path
+    form: str, parquet: bool, name: str, corpus: Corpus, tmp_path: Path
 ) -> None:
     written = rows(corpus(form), name)
     assert len(written) >= len(DOCUMENTS)
@@ -202,7 +202,7 @@ def axolotl() -> Any:
     """Axolotl's strategy for chat templates, configured by the words of a corpus's README."""
     strategies, config = trainer("axolotl.prompt_strategies"), trainer("axolotl.utils.dict").DictDefault
     yaml, schema = trainer("yaml"), trainer("axolotl.utils.schemas.datasets").SFTDataset
-    named = yaml.safe_load("\n".join(re.findall(r"`(\w+: .*?)`", TRAINERS["axolotl"])))
+    named = yaml.safe_load("\n".join(re.findall(r"`(\w+: .*?)`", FORMATS["axolotl"].usage)))
     dataset = schema(path="corpus", **named).model_dump(exclude_none=True)
 
     def load(tokenizer: Any) -> Any:
@@ -242,7 +242,7 @@ def test_llamafactory_learns_the_last_turn_only_and_writes_all_as_the_students_o
 ) -> None:
     hparams, data = trainer("llamafactory.hparams"), trainer("llamafactory.data")
     folder = corpus("llamafactory", parquet)
-    assert "`mask_history: true`" in TRAINERS["llamafactory"]
+    assert "`mask_history: true`" in FORMATS["llamafactory"].usage
     asked = {
         "stage": "sft", "do_train": True, "model_name_or_path": str(smollm2), "template": "qwen",
         "dataset": f"{name}_train", "dataset_dir": str(folder), "mask_history": True, "cutoff_len": 4096,
@@ -278,7 +278,7 @@ def test_openai_takes_every_row(corpus: Corpus, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_folder_is_a_dataset_for_a_hub(form: Format, parquet: bool, corpus: Corpus, tmp_path: Path) -> None:
+def test_the_folder_is_a_dataset_for_a_hub(form: str, parquet: bool, corpus: Corpus, tmp_path: Path) -> None:
     load = trainer("datasets").load_dataset
     folder = corpus(form, parquet, dev=0.34)
     card = Card.model_validate_json((folder / "card.json").read_text())

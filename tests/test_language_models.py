@@ -15,21 +15,20 @@ import pytest
 from conftest import ScriptedModel, searches
 from langchain_core.messages import AIMessage
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, load_model
+from ctd_agent.agents.engines.student import Student, read_student, write_student
+from ctd_agent.agents.manner import Manner
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.agents.student import Student, read_student, write_student
-from ctd_agent.distill.corpora import Recipe, make_corpus
-from ctd_agent.distill.formats import Format
-from ctd_agent.distill.supervision import Gates
-from ctd_agent.distill.training import gguf, tuning, writers
-from ctd_agent.distill.training.course import Plan
-from ctd_agent.distill.training.rendered import Tokens, read_rows, rendered
-from ctd_agent.distill.training.writers import train_writer
+from ctd_agent.distill.corpus.lessons import Gates
+from ctd_agent.distill.corpus.make import Recipe, make_corpus
+from ctd_agent.distill.training.language_models import gguf, language_model, lm_trainer
+from ctd_agent.distill.training.language_models.language_model import train_language_model
+from ctd_agent.distill.training.language_models.rendered import Tokens, read_rows, rendered
+from ctd_agent.distill.training.plan import Plan
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.schema import Document
 from ctd_agent.tools.label_index import LabelIndex
 
@@ -79,14 +78,16 @@ def asked(native: bool, reasons: bool = False) -> ChatModel:
         call = {"name": "search_labels", "args": {"query": "house prices", "limit": 10}, "id": "call-0"}
         return AIMessage("", tool_calls=[call])
 
-    return ChatModel("scripted:teacher", ScriptedModel(otherwise=answer), native_tools=native, reasons=reasons)
+    return ChatModel(
+        "scripted:teacher", ScriptedModel(otherwise=answer), manner=Manner(native_tools=native, reasons=reasons)
+    )
 
 
 @pytest.fixture
 def corpus(index: LabelIndex, tmp_path: Path) -> Callable[..., Path]:
     """Make a corpus of what a model did with eight documents."""
 
-    def make(model: ChatModel, turns: int = 2, form: Format = "trl", **recipe: Any) -> Path:
+    def make(model: ChatModel, turns: int = 2, form: str = "trl", **recipe: Any) -> Path:
         log, out = tmp_path / "log.jsonl", tmp_path / "corpus"
         budget = Budget(turns=turns, candidates=BUDGET.candidates)
         graph = build_graph(model, model, index, task=TASK, budget=budget, log=log)
@@ -111,40 +112,39 @@ def tokenizer(smollm2: Path) -> Any:
 
 
 STUDENT = Student(
-    kind="writer",
+    kind="language-model",
     base="base",
     target="both",
     teachers=["t"],
     task=TASK,
     catalogue="c",
     seed=0,
-    names=True,
-    candidates=7,
+    manner=Manner(native_tools=False, reasons=False, names=True, candidates=7),
 )
 
 
 def test_a_students_card_says_how_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server = SimpleNamespace(url="http://127.0.0.1:1/v1", tools="hermes", reasoning=None, revive=lambda: None)
-    monkeypatch.setattr("ctd_agent.agents.models.vllm_server", lambda model: server)
-    monkeypatch.setattr("ctd_agent.agents.models.llama_server", lambda weights: server.url)
+    monkeypatch.setattr("ctd_agent.agents.engines.vllm.vllm_server", lambda model: server)
+    monkeypatch.setattr("ctd_agent.agents.engines.llama.llama_server", lambda weights: server.url)
     (tmp_path / "it.gguf").write_bytes(b"GGUF")
     engines = [f"vllm:{tmp_path}", f"gguf:{tmp_path}/it.gguf"]
     before = [load_model(spec) for spec in engines]
-    assert [(model.native_tools, model.listwise, model.reasons) for model in before] == [
-        (True, True, True),
-        (False, False, True),
+    assert [(model.manner.native_tools, model.selects, model.manner.reasons) for model in before] == [
+        (True, "listwise", True),
+        (False, "pointwise", True),
     ]
     write_student(tmp_path, STUDENT)
     for model in map(load_model, engines):
-        assert (model.native_tools, model.listwise, model.reasons, model.names) == (False, True, False, True)
+        assert (model.manner, model.selects) == (STUDENT.manner, "listwise")
         assert Budget.fitting(model, model) == Budget(candidates=7)  # it is asked for searches, and shown seven
     write_student(tmp_path, STUDENT.model_copy(update={"target": "select"}))
     for model in map(load_model, engines):
         assert Budget.fitting(model, model) == Budget(turns=0, candidates=7)
         assert Budget.fitting(model, model, turns=1, candidates=9) == Budget(turns=1, candidates=9)
-    write_student(tmp_path, STUDENT.model_copy(update={"native_tools": True, "reasons": True}))
+    write_student(tmp_path, STUDENT.model_copy(update={"manner": Manner(names=True)}))
     for model in map(load_model, engines):
-        assert (model.native_tools, model.listwise, model.reasons) == (True, True, True)
+        assert (model.manner, model.selects) == (Manner(names=True), "listwise")
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_it_learns_from_the_very_prompts_that_the_graph_sends_it(
     if native:
         tokenizer.chat_template = WITH_TOOLS
     made = corpus(asked(native, reasons), dev=0)
-    student = replace(asked(native, reasons), names=True)
+    student = replace(asked(native, reasons), manner=Manner(native_tools=native, reasons=reasons, names=True))
     graph = build_graph(student, student, index, task=TASK, budget=BUDGET)
     for document in DOCUMENTS:
         graph.invoke({"document": document})
@@ -210,7 +210,7 @@ FEW = Plan(steps=4, learning_rate=2e-3)
 def cheap() -> Iterator[None]:
     """An example a step: a step of eight takes a minute on one core."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "EXAMPLES_A_STEP", 1)
+        patch.setattr(lm_trainer, "EXAMPLES_A_STEP", 1)
         yield
 
 
@@ -224,12 +224,12 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
 
     made, out = corpus(asked(native=False), dev=0.125, turns=0), tmp_path / "student"
 
-    monkeypatch.setattr(tuning, "watch", cut_after(2, tuning.watch))
+    monkeypatch.setattr(lm_trainer, "watch", cut_after(2, lm_trainer.watch))
     with pytest.raises(KeyboardInterrupt):
-        train_writer(made, str(smollm2), out, FEW)
+        train_language_model(made, str(smollm2), out, FEW)
     assert read_student(out) is None
     monkeypatch.undo()
-    student = train_writer(made, str(smollm2), out, FEW)
+    student = train_language_model(made, str(smollm2), out, FEW)
 
     history = [json.loads(line) for line in (out / "loss.jsonl").open()]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]  # each once
@@ -237,7 +237,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
     assert dev[-1] < dev[0]
     assert (out / "loss.svg").read_text().startswith("<svg")
     assert read_student(out) == student
-    assert (student.kind, student.target) == ("writer", "select")  # its teacher made no searches to learn
+    assert (student.kind, student.target) == ("language-model", "select")  # its teacher made no searches to learn
     assert not (out / "checkpoints").exists()
     tokenizer = AutoTokenizer.from_pretrained(out)
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(smollm2).chat_template
@@ -256,13 +256,13 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
     )
     result = graph.invoke({"document": DOCUMENTS[0]})["result"]
     assert result.failure is None
-    (exchange,) = [step.exchange for steps in read_transitions(log).values() for step in steps if step.exchange]
+    (exchange,) = [step.exchange for steps in read_log(log).steps.values() for step in steps if step.exchange]
     prompt = tokenizer.apply_chat_template(exchange.messages, add_generation_prompt=True, return_dict=False)
     assert exchange.replies[0].usage.prompt_tokens == len(prompt)
 
-    assert train_writer(made, str(smollm2), out, FEW) == student  # nothing is left to do
+    assert train_language_model(made, str(smollm2), out, FEW) == student  # nothing is left to do
     with pytest.raises(UserError, match=r"another \(plan\); name another folder"):
-        train_writer(made, str(smollm2), out, Plan(steps=5))
+        train_language_model(made, str(smollm2), out, Plan(steps=5))
 
 
 def cut_after(step: int, watch: Callable[..., Any]) -> Callable[..., Any]:
@@ -286,30 +286,30 @@ def cut_after(step: int, watch: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_corpus_of_another_trainers_format(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
     with pytest.raises(UserError, match="its format is openai; make it again with --format trl"):
-        train_writer(corpus(asked(native=False), form="openai"), "student", tmp_path / "out", Plan())
+        train_language_model(corpus(asked(native=False), form="openai"), "student", tmp_path / "out", Plan())
 
 
 def test_a_teacher_that_made_no_searches(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
     made = corpus(asked(native=False), turns=0)
     with pytest.raises(UserError, match="no training examples of shortlist; the teacher was asked for no searches; "):
-        train_writer(made, "student", tmp_path / "out", Plan(target="shortlist"))
+        train_language_model(made, "student", tmp_path / "out", Plan(target="shortlist"))
 
 
 def test_the_extra_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(writers, "find_spec", lambda name: None if name == "trl" else object())
+    monkeypatch.setattr(language_model, "find_spec", lambda name: None if name == "trl" else object())
     with pytest.raises(UserError, match=r"training needs trl: pip install 'ctd-agent\[train\]'"):
-        train_writer(tmp_path, "student", tmp_path / "out", Plan())
+        train_language_model(tmp_path, "student", tmp_path / "out", Plan())
 
 
 def test_a_folder_with_something_else_in_it(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
     with pytest.raises(UserError, match="there is something here already"):
-        train_writer(corpus(asked(native=False)), "student", tmp_path, Plan())
+        train_language_model(corpus(asked(native=False)), "student", tmp_path, Plan())
 
 
 def test_examples_longer_than_a_student_can_read_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]):
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=5))
     fits, long = Tokens([1, 2, 3], [4, 5]), Tokens([1, 2, 3], [4, 5, 6])
-    assert writers._fitting([fits, long], SimpleNamespace(config=config), "training") == [fits]
+    assert language_model._fitting([fits, long], SimpleNamespace(config=config), "training") == [fits]
     assert "1 of 2 training examples have more than the student's 5 tokens: left out" in capsys.readouterr().err
 
 
@@ -322,7 +322,7 @@ def test_an_architecture_that_has_no_gguf(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "find_spec", lambda name: object())
+    monkeypatch.setattr(language_model, "find_spec", lambda name: object())
 
 
 @pytest.mark.slow
@@ -330,11 +330,11 @@ def test_a_student_that_is_none(corpus: Callable[..., Path], smollm2: Path, toke
     made, folder = corpus(asked(native=False)), tmp_path / "model"
     folder.mkdir()
     with pytest.raises(UserError, match=r"model: cannot be loaded as a language model: .*; name a folder with"):
-        train_writer(made, str(folder), tmp_path / "out", Plan())
+        train_language_model(made, str(folder), tmp_path / "out", Plan())
     for file in (file for file in smollm2.iterdir() if file.name != "chat_template.jinja"):
         (folder / file.name).symlink_to(file)
     with pytest.raises(UserError, match="model: it has no chat template; name a student that is tuned to chat"):
-        train_writer(made, str(folder), tmp_path / "out", Plan())
+        train_language_model(made, str(folder), tmp_path / "out", Plan())
 
 
 @pytest.mark.slow
@@ -353,10 +353,10 @@ def test_memory_does_not_suffice(plan: Plan, corpus: Callable[..., Path], tmp_pa
         def fail(student: str, plan: Plan, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(writers, "load", fail)
+        monkeypatch.setattr(language_model, "load", fail)
         lower = "lower the batch" if plan.batch is None else r"train adapters \(LoRA\)"
         with pytest.raises(UserError, match=f"out of memory: {lower}.*--max-tokens.*smaller student"):
-            train_writer(corpus_once(corpus, tmp_path), "student", tmp_path / "out", plan)
+            train_language_model(corpus_once(corpus, tmp_path), "student", tmp_path / "out", plan)
 
 
 def corpus_once(corpus: Callable[..., Path], tmp_path: Path) -> Path:

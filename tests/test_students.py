@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import LABELS, ScriptedModel, likes
 from server import Server
-from test_writers import DOCUMENTS, TASK
+from test_language_models import DOCUMENTS, TASK
 
-from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.engines import ChatModel
 from ctd_agent.cli import run as cli
-from ctd_agent.distill.training.threshold import fitted
+from ctd_agent.distill.training.encoders.threshold import fitted
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
 from ctd_agent.records import read_records

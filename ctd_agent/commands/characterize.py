@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctd_agent.commands.options import FILES, Embedder, Json, Listwise, Selecting, Task, selecting_by
+from ctd_agent.commands.options import (
+    FILES,
+    Candidates,
+    Concurrency,
+    Embedder,
+    Index,
+    Json,
+    Listwise,
+    Selecting,
+    Task,
+    selecting_by,
+)
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,9 +33,7 @@ def characterize(
     documents: Annotated[str, typer.Argument(help=f"Documents with their right labels in `labels`: {FILES}.")],
     out: Annotated[Path, typer.Option(help="A folder for the runs; the same command goes on where it was cut.")],
     labels: Annotated[str | None, typer.Option(help=f"The catalogue: {FILES}. Its index is cached.")] = None,
-    index: Annotated[
-        str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")
-    ] = None,
+    index: Index = None,
     gold: Annotated[str | None, typer.Option(help="A file of `id` and `labels`, where not the documents'.")] = None,
     model: Annotated[str, typer.Option(help="The model of both phases: see `ctd-agent models`.")] = "local",
     shortlister: Models = None,
@@ -33,19 +42,12 @@ def characterize(
     listwise: Listwise = None,
     task: Task = None,
     embedder: Embedder = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 if small; a student's own.")
-    ] = None,
+    candidates: Candidates = None,
     turns: Annotated[int | None, typer.Option(min=1, help="Model turns in phase 1. Default: 3; 1 if small.")] = None,
     searches: Annotated[int | None, typer.Option(min=1, help="Model searches in phase 1. Default: 16.")] = None,
-    replay: Annotated[
-        list[Path] | None,
-        typer.Option(help="A transitions log: what a model answered in it is not asked again; may be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random labels, orders and intervals.")] = 0,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
-    ] = None,
+    replay: Annotated[list[Path] | None, typer.Option(help="Log to answer from; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random labels, orders and intervals.")] = 0,
+    concurrency: Concurrency = None,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Take the two phases apart: isolate, ablate, swap and follow them. Write OUT/characterization.json.

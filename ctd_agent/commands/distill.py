@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ctd_agent.commands.distill_run import run
-from ctd_agent.commands.options import FILES, Json, read_catalogue
+from ctd_agent.commands.options import FILES, Epochs, Json, MinF1, MinRecall, read_catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,45 +27,23 @@ def corpus(
         list[Path], typer.Argument(metavar="LOG...", help="Transitions logs; several are samples: the best run counts.")
     ],
     out: Annotated[Path, typer.Option(help="A new folder for the corpus.")],
-    gold: Annotated[
-        str | None, typer.Option(help="Right labels, as for `eval`. Default: what the teacher has chosen.")
-    ] = None,
-    min_recall: Annotated[
-        float, typer.Option(min=0, max=1, help="Of a shortlist, for its run to teach phase 1.")
-    ] = 0.1,
-    min_f1: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Of a choice from what was there, for its run to teach phase 2. Higher for reasons to be learned: "
-            "credit prunes labels, not prose.",
-        ),
-    ] = 0.1,
-    credit: Annotated[
-        bool, typer.Option(help="Prune searches that surfaced no right label, and choices that are wrong.")
-    ] = True,
+    gold: Annotated[str | None, typer.Option(help="Right labels. Default: the teacher's own choice.")] = None,
+    min_recall: MinRecall = 0.1,
+    min_f1: MinF1 = 0.1,
+    credit: Annotated[bool, typer.Option(help="Prune useless searches and wrong choices.")] = True,
     reasoning: Annotated[bool, typer.Option(help="Keep the teacher's reasoning, if any.")] = True,
     tool_calls: Annotated[
-        bool | None,
-        typer.Option(
-            "--tool-calls/--json-searches", help="How students search. Default: as the teacher did.", show_default=False
-        ),
+        bool | None, typer.Option("--tool-calls/--json-searches", help="How students search. Default: as the teacher.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an example; longer ones are dropped.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Drop examples that are longer.")] = None,
     equal_tokens: Annotated[
-        bool,
-        typer.Option("--equal-tokens", help="As many tokens for `standard` as for both phases: a fair comparison."),
+        bool, typer.Option("--equal-tokens", help="Cut `standard` and both phases to the same number of tokens.")
     ] = False,
     dev: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the documents that is held out.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the order of documents.")] = 0,
-    trainer: Annotated[
-        str, typer.Option("--format", help="The trainer's: trl, openai (Unsloth reads it too), axolotl, llamafactory.")
-    ] = "trl",
+    seed: Annotated[int, typer.Option(help="Seed of the order of documents.")] = 0,
+    trainer: Annotated[str, typer.Option("--format", help="trl, openai, axolotl or llamafactory.")] = "trl",
     parquet: Annotated[bool, typer.Option("--parquet", help="Parquet instead of JSON lines.")] = False,
-    licence: Annotated[
-        str, typer.Option(help="Of the documents, as a hub names it: apache-2.0, cc-by-4.0.")
-    ] = "unknown",
+    licence: Annotated[str, typer.Option(help="Licence of the documents, as a hub names it.")] = "unknown",
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Make training data of a teacher's runs: for each phase, and for the whole output at once.
@@ -101,9 +79,7 @@ def corpus(
 )
 def train(
     corpus: Annotated[Path, typer.Argument(help="A folder that `ctd-agent distill corpus` has made.")],
-    student: Annotated[
-        str, typer.Option(help="A language model, or one of sentence-transformers: a folder, or a name on the hub.")
-    ],
+    student: Annotated[str, typer.Option(help="Base model: a folder, or a name on the hub.")],
     out: Annotated[Path, typer.Option(help="A folder for what is trained; the same command goes on where it was cut.")],
     labels: Annotated[
         str | None, typer.Option(help=f"The teacher's catalogue, for an encoder that shortlists: {FILES}.")
@@ -112,22 +88,12 @@ def train(
         Literal["both", "shortlist", "select", "standard"],
         typer.Option("--phase", help="What it learns; `standard` is the whole output at once, for comparison."),
     ] = "both",
-    epochs: Annotated[
-        float | None, typer.Option(min=0, help="Passes over the corpus, at most. Default: 3.", show_default=False)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of the optimiser: so many, and no early end.", show_default=False)
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Examples in memory at once. Default: what fits.", show_default=False)
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: what fits.", show_default=False)] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens an encoder reads of a text. Default: 128.", show_default=False)
-    ] = None,
-    lora: Annotated[
-        bool, typer.Option("--lora/--full", help="Of a language model: train adapters and merge them, or all weights.")
-    ] = True,
+    epochs: Epochs = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, without an early end.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples in memory at once. Default: what fits.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: what fits.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Tokens an encoder reads. Default: 128.")] = None,
+    lora: Annotated[bool, typer.Option("--lora/--full", help="Train adapters and merge them, or all weights.")] = True,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctd_agent.commands.evaluate import read_run
-from ctd_agent.commands.options import FILES, Json, Task, read_catalogue
+from ctd_agent.commands.options import FILES, Candidates, Epochs, Json, MinF1, MinRecall, Task, read_catalogue
 from ctd_agent.commands.outcome import label_into
 from ctd_agent.errors import UserError
 
@@ -34,12 +34,12 @@ def run(
     model: Annotated[str, typer.Option(help="The teacher: what `label --model` takes.")] = "local",
     task: Task = None,
     samples: Annotated[int, typer.Option(min=1, help="Teacher runs a document; the best for each phase counts.")] = 1,
-    candidates: Annotated[int | None, typer.Option(min=1, help="As for `label`.")] = None,
+    candidates: Candidates = None,
     turns: Annotated[int | None, typer.Option(min=0, help="As for `label`.")] = None,
-    min_recall: Annotated[float, typer.Option(min=0, max=1, help="As for `distill corpus`.")] = 0.1,
-    min_f1: Annotated[float, typer.Option(min=0, max=1, help="As for `distill corpus`.")] = 0.1,
-    epochs: Annotated[float | None, typer.Option(min=0, help="As for `distill train`.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of samples, corpus and training.")] = 0,
+    min_recall: MinRecall = 0.1,
+    min_f1: MinF1 = 0.1,
+    epochs: Epochs = None,
+    seed: Annotated[int, typer.Option(help="Seed of samples, corpus and training.")] = 0,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Label with a teacher, make a corpus, train a student, and score both side by side."""

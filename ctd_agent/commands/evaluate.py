@@ -29,7 +29,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="A file for the figures as JSON.")] = None,
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
     as_json: Json = False,
-) -> None:
+) -> None:  # long by its options: their list is the command's documentation
     """Score a labelled run against right labels, with 95% bootstrap intervals over documents.
 
     A run that is still going on can be scored. The ranking needs the run's log: without one it ends with

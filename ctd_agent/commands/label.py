@@ -11,8 +11,11 @@ from ctd_agent.commands.options import (
     FILES,
     STDIN,
     AliasesColumn,
+    Candidates,
+    Concurrency,
     DescriptionColumn,
     Embedder,
+    Index,
     Json,
     LabelIdColumn,
     Listwise,
@@ -41,12 +44,8 @@ def label(
     documents: Annotated[str | None, typer.Argument(help=f"Documents: {FILES}.")] = None,
     text: Annotated[str | None, typer.Option(help="One document, instead of a file.")] = None,
     labels: Annotated[str | None, typer.Option(help=f"The catalogue: {FILES}. Its index is cached.")] = None,
-    index: Annotated[
-        str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="local, gguf:FILE, openai:MODEL[@URL], vllm:MODEL[@URL], or one of LangChain's names.")
-    ] = "local",
+    index: Index = None,
+    model: Annotated[str, typer.Option(help="Model of both phases; see `ctd-agent models`.")] = "local",
     shortlister: Annotated[str | None, typer.Option(help="Another model for phase 1.")] = None,
     selector: Annotated[str | None, typer.Option(help="Another model for phase 2.")] = None,
     shortlist_sampling: Sampled = None,
@@ -55,36 +54,18 @@ def label(
     listwise: Listwise = None,
     task: Task = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A file for the results; the same command goes on where it was cut. Ids tell what is done.",
-        ),
+        Path | None, typer.Option("--output", "-o", help="File for results; the same command goes on where it was cut.")
     ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Retry all failed documents, not only those an engine failed.")
-    ] = False,
-    log: Annotated[
-        Path | None, typer.Option(help="The transitions log. Default: OUTPUT.transitions.jsonl, or in the cache.")
-    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry all failed documents.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Log. Default: OUTPUT.transitions.jsonl, or in the cache.")] = None,
     embedder: Embedder = None,
-    candidates: Annotated[
-        int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 if small; a student's own.")
-    ] = None,
-    turns: Annotated[
-        int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; 0 if small and not taught to search.")
-    ] = None,
+    candidates: Candidates = None,
+    turns: Annotated[int | None, typer.Option(min=0, help="Model turns in phase 1. Default: 3; 0 if small.")] = None,
     searches: Annotated[int | None, typer.Option(min=0, help="Model searches in phase 1. Default: 16.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens a document may cost. Default: 50,000.")] = None,
     max_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds a document may take. Default: 600.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.", show_default=False)
-    ] = None,
-    on: Annotated[
-        Literal["here", "ray"],
-        typer.Option(help="Where to run: in this process, or files of documents on a Ray cluster into a folder."),
-    ] = "here",
+    concurrency: Concurrency = None,
+    on: Annotated[Literal["here", "ray"], typer.Option(help="Where: here, or files on a Ray cluster.")] = "here",
     engine: Annotated[str | None, typer.Option(hidden=True)] = None,
     unordered: Annotated[bool, typer.Option("--unordered", help="Write each result when it is done.")] = False,
     as_json: Json = False,

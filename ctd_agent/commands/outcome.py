@@ -25,8 +25,10 @@ def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: P
     from ctd_agent.console import note, tell_failed
     from ctd_agent.graphs.batch import Output
 
+    if log.resolve() == output.resolve():
+        raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
     with Output(output, job.retry_failed) as out:
-        todo = _left(documents, out, log)
+        todo = out.left(documents, log)
         if done := len(documents) - len(todo):
             note(
                 f"{output}: {done} of {len(documents)} documents are done"
@@ -75,16 +77,6 @@ def end(failed: "Counter[str]", resumable: bool) -> None:
     if resumable and failed.keys() - {*RETRIED}:
         note("the same command with --retry-failed tries all again that failed")
     raise typer.Exit(1)
-
-
-def _left(documents: "Sequence[Document]", out: "Output", log: Path) -> "list[Document]":
-    """Return the documents that are still to be labelled."""
-    if log.resolve() == out.path.resolve():
-        raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
-    todo = out.left(documents)
-    if len(todo) < len(documents) and not log.exists():
-        raise UserError(f"{log}: the log of the results in {out.path} is not there; say where with --log")
-    return todo
 
 
 @contextmanager

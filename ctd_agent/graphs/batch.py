@@ -97,11 +97,14 @@ class Output:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def left(self, documents: Sequence[Document]) -> list[Document]:
+    def left(self, documents: Sequence[Document], log: Path | None = None) -> list[Document]:
         """Return the documents that have no result yet.
 
-        Raises UserError where the file has results of other documents: it is another run's.
+        Raises UserError where the file has results of other documents: it is another run's. Also where the `log` of
+        its results is not there.
         """
+        if self._done and log is not None and not log.exists():
+            raise UserError(f"{log}: the log of the results in {self.path} is not there; bring it back, or name it")
         strangers = self._done.keys() - {document.id for document in documents}
         if strangers:
             raise UserError(

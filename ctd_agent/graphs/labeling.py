@@ -17,7 +17,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from ctd_agent.agents.engines import EngineError, Model, load_model
-from ctd_agent.agents.prompts import DEFAULT_TASK, VERSIONS
+from ctd_agent.agents.prompts import DEFAULT_TASK
 from ctd_agent.agents.sampling import GREEDY, Sampling
 from ctd_agent.agents.selecting import Selector, UnusableSelectionError, load_selector
 from ctd_agent.agents.shortlister import Shortlister, UnusableTurnError
@@ -77,21 +77,24 @@ def build_graph(
     check_thinking(models, sampling.values())
     budget = budget or Budget.fitting(*models)
     check_shortlister(models[0], index, budget)
-    choose = load_selector(models[1], task, select_sampling)
-    run = new_run(
-        task=task,
-        shortlister=models[0].spec,
-        selector=models[1].spec,
-        prompts={"shortlist": VERSIONS["shortlist"], "select": choose.prompt},
+    searching = Shortlister(models[0], task, shortlist_sampling)
+    choosing = load_selector(models[1], task, select_sampling)
+    run = _header(searching, choosing, index, task=task, budget=budget, sampling=sampling)
+    write = TransitionLog(Path(log), run).write if log else lambda _: None
+    nodes = _Nodes(searching, choosing, index, budget, run, write)
+    return _wired(nodes).with_config(recursion_limit=2 * budget.turns + 10)  # older releases of LangGraph stop after 25
+
+
+def _header(shortlister: Shortlister, selector: Selector, index: Searchable, **settings: Any) -> Run:
+    return new_run(
+        shortlister=shortlister.model.spec,
+        selector=selector.model.spec,
+        prompts={"shortlist": shortlister.prompt, "select": selector.prompt},
         catalogue=index.manifest.fingerprint,
         labels=index.manifest.labels,
         embedder=index.manifest.embedder,
-        budget=budget,
-        sampling=sampling,
+        **settings,
     )
-    write = TransitionLog(Path(log), run).write if log else lambda _: None
-    nodes = _Nodes(Shortlister(models[0], task, shortlist_sampling), choose, index, budget, run, write)
-    return _wired(nodes).with_config(recursion_limit=2 * budget.turns + 10)  # older releases of LangGraph stop after 25
 
 
 def _wired(nodes: "_Nodes") -> LabelingGraph:

@@ -11,7 +11,6 @@ its results. The next one goes on where it ended.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from ctd_agent.files.parquet import write_parquet
 from ctd_agent.graphs.batch import Output
 from ctd_agent.graphs.job import Labeller
 from ctd_agent.records import read_records
-from ctd_agent.schema import Document, Failure, LabeledDocument, Record
+from ctd_agent.schema import Failure, LabeledDocument, Record
 
 SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 WAIT = 180.0  # seconds until the last one's lock is given up for held: NFS takes 90 to miss a dead client
@@ -75,7 +74,7 @@ def label_shard(shard: Path, folder: Path, labeller: Labeller) -> ShardReport:
     documents = read_documents(str(shard), job.columns)
     places = _places(shard, folder)
     with Output(places.lines, job.retry_failed, WAIT) as out:
-        todo = _left(documents, out, places)
+        todo = out.left(documents, places.log)
         if todo:
             results = labeller.label(todo, places.log)
             if places.results != places.lines:
@@ -94,13 +93,6 @@ def _places(shard: Path, folder: Path) -> _Places:
     name = shard.name if shard.suffix != ".parquet" else f"{shard.name}.jsonl"
     lines = folder / "_lines" / name if shard.suffix == ".parquet" else folder / name
     return _Places(folder / shard.name, lines, folder / "_transitions" / name)
-
-
-def _left(documents: Sequence[Document], out: Output, places: _Places) -> list[Document]:
-    todo = out.left(documents)
-    if len(todo) < len(documents) and not places.log.exists():
-        raise UserError(f"{places.log}: the log of the results in {places.lines} is not there; bring it back")
-    return todo
 
 
 def _report(name: str, lines: Path) -> ShardReport:

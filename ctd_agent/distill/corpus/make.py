@@ -65,7 +65,9 @@ class _Draft:
     over_budget: Counter[str]
 
 
-def make_corpus(logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: Recipe, out: Path) -> Card:
+def make_corpus(
+    logs: Sequence[Path], gold: Mapping[str, Gold] | None, recipe: Recipe, out: Path
+) -> Card:  # long by the card's fields
     """Make a corpus of transitions logs in the new folder `out`, and return its card.
 
     With several logs a document's best run teaches each phase. The folder is there when it is whole.

@@ -1,1 +1,1 @@
-"""Students from a corpus: `students.train` makes any, of a plan. The only home of the `train` extra."""
+"""Students from a corpus: `students.train` makes any, of a plan. Nothing else knows the `train` extra."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
-from ctd_agent.distill.report_charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, element, number
+from ctd_agent.measure.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, element, number
 
 Point = tuple[float, float]  # a step and its loss
 COLOURS = {"loss": "#4269d0", "dev_loss": "#d1495b"}

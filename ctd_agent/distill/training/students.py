@@ -1,18 +1,20 @@
-"""Any student from a corpus: encoders, one a phase, or a model that writes."""
+"""Any student from a corpus: encoders, one a phase, or a language model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from ctd_agent.agents.student import Kind, Student, Target, write_student
+from ctd_agent.agents.engines.student import Kind, Student, Target, write_student
 from ctd_agent.console import note
-from ctd_agent.distill.card import Card
-from ctd_agent.distill.examples import Judgement
-from ctd_agent.distill.training.bi_encoder import train_bi_encoder
-from ctd_agent.distill.training.course import Course, Plan, claim, digest, first_process, quieten, read_card
-from ctd_agent.distill.training.cross_encoder import train_cross_encoder
-from ctd_agent.distill.training.writers import train_writer
+from ctd_agent.distill.corpus.card import Card
+from ctd_agent.distill.corpus.conversations import Judgement
+from ctd_agent.distill.training.encoders.bi_encoder import train_bi_encoder
+from ctd_agent.distill.training.encoders.cross_encoder import train_cross_encoder
+from ctd_agent.distill.training.folder import claim, digest, first_process
+from ctd_agent.distill.training.language_models.language_model import train_language_model
+from ctd_agent.distill.training.plan import Plan, Training, read_card
+from ctd_agent.distill.training.runtime import quieten
 from ctd_agent.errors import UserError
 from ctd_agent.records import read_records
 from ctd_agent.schema import Label
@@ -40,8 +42,8 @@ def train(
     Raises UserError where something that is named does not fit or is missing, or memory does not suffice.
     """
     kind = kind_of(student, plan)
-    if kind == "writer":
-        return {out: train_writer(corpus, student, out, plan)}
+    if kind == "language-model":
+        return {out: train_language_model(corpus, student, out, plan)}
     quieten()
     return {
         out / room: _encoder(corpus, student, kind, out / room, target, plan, labels)
@@ -50,7 +52,7 @@ def train(
 
 
 def kind_of(student: str, plan: Plan) -> Kind:
-    """Return what a base model makes, by its files: a cross-encoder has a head that scores.
+    """Return the kind of student that a base model makes, by its files: a cross-encoder has a head that scores.
 
     Raises UserError for one that is not to be had or cannot learn what the plan says, and for a missing extra.
     """
@@ -62,8 +64,8 @@ def kind_of(student: str, plan: Plan) -> Kind:
         config = AutoConfig.from_pretrained(student)
     except (OSError, ValueError):  # no such model, or one of several parts, which have configurations of their own
         config = None
-    if not any("SequenceClassification" in one for one in getattr(config, "architectures", None) or []):
-        return "bi-encoder" if _is_encoder(student) else "writer"
+    if not any("SequenceClassification" in name for name in getattr(config, "architectures", None) or []):
+        return "bi-encoder" if _is_encoder(student) else "language-model"
     if config.num_labels != 1:
         raise UserError(f"{student}: it scores a pair with {config.num_labels} numbers; name a cross-encoder with one")
     if plan.target != "select":
@@ -98,16 +100,16 @@ def _encoder(
         "kind": kind,
         "start": start and weights_digest(start),
         "plan": asdict(plan),
-        "examples": digest([[one.model_dump() for one in some] for some in judgements.values()]),
+        "examples": digest([[judged.model_dump() for judged in part] for part in judgements.values()]),
     }
     if done := claim(out, what):
         note(f"{out}: the student is there already")
         return done
-    course = Course(corpus, card, base, out, plan, start)
+    training = Training(corpus, card, base, out, plan, start)
     if kind == "cross-encoder":
-        student = train_cross_encoder(course, judgements)
+        student = train_cross_encoder(training, judgements)
     else:
-        student = train_bi_encoder(course, target, judgements, labels or [])
+        student = train_bi_encoder(training, target, judgements, labels or [])
     if first_process():
         write_student(out, student)
     return student

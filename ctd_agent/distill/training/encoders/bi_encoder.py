@@ -1,6 +1,6 @@
 """A bi-encoder for either phase: documents are near to their labels, to find them or to choose among them.
 
-To shortlist, its vectors go into the label index; to select, its cosines rank and cut the shortlist.
+To shortlist, its vectors go into the label index. To select, its cosines rank and cut the shortlist.
 """
 
 import random
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ctd_agent.agents.encoders import odds_of
-from ctd_agent.agents.student import Student, Target
-from ctd_agent.distill.examples import Judgement, Nearness
-from ctd_agent.distill.training.course import Course
-from ctd_agent.distill.training.fitting import READ, fit
-from ctd_agent.distill.training.threshold import Scores, fitted
+from ctd_agent.agents.engines.encoder import odds_of
+from ctd_agent.agents.engines.student import Student, Target
+from ctd_agent.distill.corpus.conversations import Judgement, Nearness
+from ctd_agent.distill.training.encoders.encoder_trainer import READ, fit
+from ctd_agent.distill.training.encoders.threshold import Scores, fitted
+from ctd_agent.distill.training.plan import Training
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Label
 
@@ -29,7 +29,7 @@ Texts = Mapping[str, str]  # of labels, by id
 
 @dataclass(frozen=True)
 class Near:
-    """One step's worth of nearness: a document, a label that is near, one that is not; `also` are near, too."""
+    """One training row: a document, a label that is near and one that is far. `also` holds all that are near."""
 
     document: str
     near: str
@@ -38,12 +38,12 @@ class Near:
 
 
 def train_bi_encoder(
-    course: Course, target: Target, judgements: Mapping[str, Sequence[Judgement]], labels: Sequence[Label]
+    training: Training, target: Target, judgements: Mapping[str, Sequence[Judgement]], labels: Sequence[Label]
 ) -> Student:
     """Train a bi-encoder: document near to its right labels, away from the shortlist's others and each other's.
 
-    For `select` right is what was chosen, and labels are read as a selector is shown them; else they are the
-    catalogue's, in `labels`.
+    For `select` the chosen labels are right, with the texts that a selector is shown. Else texts are those of `labels`,
+    the catalogue.
     Raises UserError for labels that are not in the catalogue, or a corpus that brings nothing near to anything.
     """
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -51,53 +51,54 @@ def train_bi_encoder(
 
     texts = _shown(judgements) if target == "select" else {label.id: label.text for label in labels}
     known = {
-        split: [(one, near) for one in some if (near := _nearness(one, target))] for split, some in judgements.items()
+        split: [(judged, near) for judged in part if (near := _nearness(judged, target))]
+        for split, part in judgements.items()
     }
-    rows = {split: _rows(some, texts, course.plan.seed) for split, some in known.items()}
+    rows = {split: _rows(part, texts, training.plan.seed) for split, part in known.items()}
     if not rows["train"]:
         raise UserError(
-            f"{course.corpus}: no document in it has a label to learn for {target}; label more, or lower its gates"
+            f"{training.corpus}: no document in it has a label to learn for {target}; label more, or lower its gates"
         )
-    model = SentenceTransformer(str(course.start or course.base))
-    model.max_seq_length = course.plan.max_length or READ
+    model = SentenceTransformer(str(training.start or training.base))
+    model.max_seq_length = training.plan.max_length or READ
     both = [row for split in rows.values() for row in split]
     fit(
-        course,
+        training,
         (SentenceTransformerTrainer, Arguments),
         model,
         _loss(model, both, texts),
-        {split: _data(both, some, texts) for split, some in rows.items()},
-        _reranking(known["dev"], texts) if target == "select" else _retrieval(known["dev"], texts, course.plan.seed),
+        {split: _data(both, part, texts) for split, part in rows.items()},
+        _reranking(known["dev"], texts) if target == "select" else _retrieval(known["dev"], texts, training.plan.seed),
         best="dev_ndcg@10" if target == "select" else "dev_cosine_ndcg@10",
         rate=RATE,
     )
-    judged = [(_scores(model, one, near, texts, target), {*near.near}) for one, near in known["dev"]]
-    return course.student("bi-encoder", target, threshold=fitted(judged))
+    scored = [(_scores(model, judged, near, texts, target), {*near.near}) for judged, near in known["dev"]]
+    return training.student("bi-encoder", target, threshold=fitted(scored))
 
 
-def _nearness(one: Judgement, target: Target) -> Nearness | None:
+def _nearness(judged: Judgement, target: Target) -> Nearness | None:
     if target == "select":
         chosen: dict[bool, list[str]] = {True: [], False: []}
-        for pair in one.select or []:
+        for pair in judged.select or []:
             chosen[bool(pair.target)].append(pair.label)
-        return Nearness(near=chosen[True], far=chosen[False]) if one.select else None
-    return one.standard if target == "standard" else one.shortlist
+        return Nearness(near=chosen[True], far=chosen[False]) if judged.select else None
+    return judged.standard if target == "standard" else judged.shortlist
 
 
 def _shown(judgements: Mapping[str, Sequence[Judgement]]) -> Texts:
-    return {pair.label: pair.text for some in judgements.values() for one in some for pair in one.select or []}
+    return {pair.label: pair.text for part in judgements.values() for judged in part for pair in judged.select or []}
 
 
 def _rows(known: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> list[Near]:
     rng, rows = random.Random(seed), []  # noqa: S311 - picks examples, no secret
-    for one, nearness in known:
+    for judged, nearness in known:
         for label in nearness.near:
             if unknown := {label, *nearness.far} - texts.keys():
                 raise UserError(
                     f"label {min(unknown)!r} of the corpus is not in the catalogue; give the one that the teacher had"
                 )
             far = rng.choice(nearness.far or [*texts])
-            rows.append(Near(one.text, label, far, frozenset(nearness.near)))
+            rows.append(Near(judged.text, label, far, frozenset(nearness.near)))
     return rows
 
 
@@ -128,7 +129,7 @@ def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
             self.model = model
 
         def forward(self, sentence_features: Any, labels: Any) -> Any:
-            document, near, far = (normalize(self.model(one)["sentence_embedding"]) for one in sentence_features)
+            document, near, far = (normalize(self.model(texts)["sentence_embedding"]) for texts in sentence_features)
             batch = [rows[at] for at in labels.tolist()]
             there = [row.near for row in batch] + [row.far for row in batch]
             similar = TEMPERATURE * document @ torch.cat([near, far]).T
@@ -140,13 +141,13 @@ def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
 
 
 def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> Any:
-    """Return what measures how well the dev documents find their labels among others, None where there are none."""
+    """Return the evaluator of how well the dev documents find their labels among others, None without any."""
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    wanted = {one.id: {*near.near} for one, near in dev if near.near}
+    wanted = {judged.id: {*near.near} for judged, near in dev if near.near}
     hard = {key for _, near in dev for key in (*near.near, *near.far)}
     others = random.Random(seed).sample(sorted(texts), min(OTHERS, len(texts)))  # noqa: S311 - draws labels
-    queries = {one.id: one.text for one, _ in dev if one.id in wanted}
+    queries = {judged.id: judged.text for judged, _ in dev if judged.id in wanted}
     if not queries:
         return None
     return InformationRetrievalEvaluator(
@@ -155,22 +156,26 @@ def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: in
 
 
 def _reranking(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts) -> Any:
-    """Return what measures how well the dev documents' shortlists are ranked, None where there is nothing to rank."""
+    """Return the evaluator of how well the dev documents' shortlists are ranked, None without any to rank."""
     from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
     samples: list[dict[str, str | list[str]]] = [
-        {"query": one.text, "positive": [texts[key] for key in near.near], "negative": [texts[key] for key in near.far]}
-        for one, near in dev
+        {
+            "query": judged.text,
+            "positive": [texts[key] for key in near.near],
+            "negative": [texts[key] for key in near.far],
+        }
+        for judged, near in dev
         if near.near and near.far
     ]
     return RerankingEvaluator(samples, name="dev") if samples else None
 
 
-def _scores(model: Any, one: Judgement, near: Nearness, texts: Texts, target: Target) -> Scores:
+def _scores(model: Any, judged: Judgement, near: Nearness, texts: Texts, target: Target) -> Scores:
     keys = [*near.near, *near.far]
-    document, *vectors = model.encode([one.text, *(texts[key] for key in keys)], normalize_embeddings=True)
+    document, *vectors = model.encode([judged.text, *(texts[key] for key in keys)], normalize_embeddings=True)
     odds = {key: odds_of(float(document @ vector)) for key, vector in zip(keys, vectors, strict=True)}
     ranks = {key: rank for rank, key in enumerate(sorted(odds, key=lambda key: -odds[key]), start=1)}
     if target == "select":
-        ranks = {pair.label: pair.rank for pair in one.select or []}
+        ranks = {pair.label: pair.rank for pair in judged.select or []}
     return {key: (odds[key], ranks[key]) for key in keys}

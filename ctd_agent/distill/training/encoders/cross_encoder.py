@@ -7,11 +7,11 @@ A bi-encoder's weights make a poor start: after 150 steps on a hundred documents
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ctd_agent.agents.student import Student
-from ctd_agent.distill.examples import Judgement
-from ctd_agent.distill.training.course import Course
-from ctd_agent.distill.training.fitting import READ, fit
-from ctd_agent.distill.training.threshold import fitted
+from ctd_agent.agents.engines.student import Student
+from ctd_agent.distill.corpus.conversations import Judgement
+from ctd_agent.distill.training.encoders.encoder_trainer import READ, fit
+from ctd_agent.distill.training.encoders.threshold import fitted
+from ctd_agent.distill.training.plan import Training
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RATE = 1e-4
 
 
-def train_cross_encoder(course: Course, judgements: Mapping[str, Sequence[Judgement]]) -> Student:
+def train_cross_encoder(training: Training, judgements: Mapping[str, Sequence[Judgement]]) -> Student:
     """Train a cross-encoder on the teacher's choices, a document with one candidate at a time.
 
     Raises UserError for a corpus without any choice.
@@ -31,29 +31,29 @@ def train_cross_encoder(course: Course, judgements: Mapping[str, Sequence[Judgem
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from torch.nn import Identity
 
-    data = {split: _pairs(some) for split, some in judgements.items()}
+    data = {split: _pairs(part) for split, part in judgements.items()}
     if not sum(data["train"]["label"]):
-        raise UserError(f"{course.corpus}: no choice in it to learn from; lower --min-f1 when you make it")
-    model = CrossEncoder(course.base, num_labels=1, max_length=course.plan.max_length or READ)
+        raise UserError(f"{training.corpus}: no choice in it to learn from; lower --min-f1 when you make it")
+    model = CrossEncoder(training.base, num_labels=1, max_length=training.plan.max_length or READ)
     dev = data["dev"]
-    both = list(zip(dev["text"], dev["candidate"], strict=True)), [int(one) for one in dev["label"]]
+    both = list(zip(dev["text"], dev["candidate"], strict=True)), list(map(int, dev["label"]))
     evaluator = CrossEncoderClassificationEvaluator(*both, name="dev") if len({*both[1]}) == 2 else None
     loss = BinaryCrossEntropyLoss(model)
     best = "dev_average_precision"
-    fit(course, (CrossEncoderTrainer, Arguments), model, loss, data, evaluator, best=best, rate=RATE)
-    judged = []
-    for one in judgements["dev"]:
-        pairs = one.select or []
-        odds = model.predict([(one.text, p.text) for p in pairs], activation_fn=Identity()) if pairs else []
+    fit(training, (CrossEncoderTrainer, Arguments), model, loss, data, evaluator, best=best, rate=RATE)
+    scored = []
+    for judged in judgements["dev"]:
+        pairs = judged.select or []
+        odds = model.predict([(judged.text, p.text) for p in pairs], activation_fn=Identity()) if pairs else []
         ranked = {pair.label: (float(value), pair.rank) for pair, value in zip(pairs, odds, strict=True)}
-        judged.append((ranked, {pair.label for pair in pairs if pair.target}))
-    return course.student("cross-encoder", "select", threshold=fitted(judged))
+        scored.append((ranked, {pair.label for pair in pairs if pair.target}))
+    return training.student("cross-encoder", "select", threshold=fitted(scored))
 
 
 def _pairs(judgements: Sequence[Judgement]) -> "Dataset":
     from datasets import Dataset
 
-    pairs = [(one.text, pair) for one in judgements for pair in one.select or ()]
+    pairs = [(judged.text, pair) for judged in judgements for pair in judged.select or ()]
     columns = {
         "text": [text for text, _ in pairs],
         "candidate": [pair.text for _, pair in pairs],

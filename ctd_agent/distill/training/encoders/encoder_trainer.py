@@ -1,4 +1,4 @@
-"""An encoder fitted to data by sentence-transformers' trainer: checkpoints, early stop, progress, the loss's curve."""
+"""Fits an encoder by sentence-transformers' trainer: checkpoints, early stop, progress, the curve of the loss."""
 
 import os
 import shutil
@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from math import ceil
 from typing import Any
 
-from ctd_agent.distill.training.course import Course, bf16, first_process, last_checkpoint, memory_suffices, watch
+from ctd_agent.distill.training.folder import first_process, last_checkpoint
+from ctd_agent.distill.training.plan import Training
+from ctd_agent.distill.training.runtime import bf16, memory_suffices, watch
 
 READ = 128  # tokens of a text that an encoder reads
 EPOCHS, BATCH = 3.0, 16
@@ -16,7 +18,7 @@ PATIENCE = 3  # looks that are no better than the best
 
 
 def fit(
-    course: Course,
+    training: Training,
     kind: tuple[Any, Any],
     model: Any,
     loss: Any,
@@ -25,47 +27,47 @@ def fit(
     best: str,
     rate: float,
 ) -> None:
-    """Train `model` and save it in the course's folder; `kind` is the trainer's class and its arguments'.
+    """Train `model` and save it in the training's folder. `kind` holds the classes of the trainer and its arguments.
 
-    `best` is the evaluator's metric by which a checkpoint is kept and the training ends early; without an evaluator, or
-    with a number of steps in the plan, it goes on to its end. What was cut goes on from its last one.
-    Raises UserError where memory does not suffice.
+    `best` is the evaluator's metric that decides which checkpoint is kept and when the training ends early. Without an
+    evaluator, or with a number of steps in the plan, the training goes on to its end. After a cut it goes on from its
+    last checkpoint. Raises UserError where memory does not suffice.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     trainer, arguments = kind
     model.model_card_data.generate_widget_examples = False
-    dev = evaluator is not None and not course.plan.steps
+    dev = evaluator is not None and not training.plan.steps
     stops = [EarlyStoppingCallback(PATIENCE)] if dev else []
-    with memory_suffices(course.plan, "lower --max-length"), ExitStack() as stack:
-        training = trainer(
+    with memory_suffices(training.plan, "lower --max-length"), ExitStack() as stack:
+        run = trainer(
             model=model,
-            args=arguments(**_arguments(course, len(data["train"]), best if dev else None, rate)),
+            args=arguments(**_arguments(training, len(data["train"]), best if dev else None, rate)),
             train_dataset=data["train"],
             eval_dataset=data["dev"] if dev else None,
             loss=loss,
             evaluator=evaluator if dev else None,
-            callbacks=[*stops, watch(course.out, stack)],
+            callbacks=[*stops, watch(training.out, stack)],
         )
-        training.remove_callback(PrinterCallback)
-        training.train(resume_from_checkpoint=last_checkpoint(course.out))
-    training.accelerator.wait_for_everyone()  # for all to have read the best checkpoint
+        run.remove_callback(PrinterCallback)
+        run.train(resume_from_checkpoint=last_checkpoint(training.out))
+    run.accelerator.wait_for_everyone()  # for all to have read the best checkpoint
     if first_process():
-        model.save_pretrained(str(course.out))
-        shutil.rmtree(course.out / "checkpoints")
-    training.accelerator.wait_for_everyone()  # the next phase may go on from here
+        model.save_pretrained(str(training.out))
+        shutil.rmtree(training.out / "checkpoints")
+    run.accelerator.wait_for_everyone()  # the next phase may go on from here
 
 
-def _arguments(course: Course, rows: int, best: str | None, rate: float) -> dict[str, Any]:
+def _arguments(training: Training, rows: int, best: str | None, rate: float) -> dict[str, Any]:
     import torch
 
-    plan = course.plan
+    plan = training.plan
     batch = plan.batch or BATCH
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = plan.steps or ceil((plan.epochs or EPOCHS) * rows / (batch * devices))
     when = "steps" if best else "no"
     return {
-        "output_dir": str(course.out / "checkpoints"),
+        "output_dir": str(training.out / "checkpoints"),
         "max_steps": steps,
         "per_device_train_batch_size": batch,
         "learning_rate": plan.learning_rate or rate,

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ctd_agent.agents.selector import score_at
-from ctd_agent.distill.metrics import f1
+from ctd_agent.agents.selecting.scores import score_at
+from ctd_agent.measure.metrics import f1
 
 LEVELS = 100  # of the threshold that are tried
 
@@ -11,11 +11,11 @@ Scores = dict[str, tuple[float, int]]  # log-odds and rank, by label
 
 
 def fitted(judged: Sequence[tuple[Scores, set[str]]]) -> float:
-    """Return the threshold that chooses best on held-out documents, by mean F1; one half where there are none.
+    """Return the threshold that chooses best on held-out documents, by mean F1, one half without any.
 
     `judged` has the scores of a document's candidates, and its right ones.
     """
-    scored = [({key: score_at(*one) for key, one in scores.items()}, right) for scores, right in judged if right]
+    scored = [({key: score_at(*ranked) for key, ranked in scores.items()}, right) for scores, right in judged if right]
     levels = sorted({round(score, 3) for scores, _ in scored for score in scores.values()})
 
     def reached(threshold: float) -> float:

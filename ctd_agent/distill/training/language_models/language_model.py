@@ -1,10 +1,10 @@
-"""A student that writes: a small language model, tuned on what a teacher did.
+"""A language model as a student, tuned on a teacher's work.
 
 OUT/model.safetensors, config.json, ...   the student, as transformers and vLLM load it
 OUT/OUT.gguf                              the same for the local engine
 OUT/README.md, loss.jsonl, loss.svg       what it is, and how its training went
 OUT/checkpoints, training.json            while it is trained: where the same command goes on
-OUT/student.json                          last, so a folder that has it is whole
+OUT/student.json                          written last: a folder that has it is whole
 """
 
 import shutil
@@ -14,24 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.agents.student import Student, Target, write_student
+from ctd_agent.agents.engines.student import Student, Target, write_student
 from ctd_agent.console import note
-from ctd_agent.distill.card import Card
-from ctd_agent.distill.training.course import (
-    TARGETS,
-    Course,
-    Plan,
-    claim,
-    digest,
-    first_process,
-    memory_suffices,
-    quieten,
-    read_card,
-)
-from ctd_agent.distill.training.gguf import convert
+from ctd_agent.distill.corpus.card import Card
+from ctd_agent.distill.training.folder import claim, digest, first_process
+from ctd_agent.distill.training.language_models.gguf import convert
+from ctd_agent.distill.training.language_models.lm_trainer import load, tuned
+from ctd_agent.distill.training.language_models.rendered import Row, Tokens, read_rows, rendered
 from ctd_agent.distill.training.loss_curve import losses
-from ctd_agent.distill.training.rendered import Row, Tokens, read_rows, rendered
-from ctd_agent.distill.training.tuning import load, tuned
+from ctd_agent.distill.training.plan import TARGETS, Plan, Training, read_card
+from ctd_agent.distill.training.runtime import memory_suffices, quieten
 from ctd_agent.errors import UserError
 
 OPTION: dict[Target, str] = {
@@ -49,7 +41,7 @@ USE: dict[Target, str] = {
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
+def train_language_model(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
     """Train a student on a corpus and write it to the folder `out`; return its card.
 
     `student` is a folder or a name on the Hugging Face Hub. `plan.batch` examples are in a device's memory at
@@ -75,8 +67,8 @@ def train_writer(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
         if not examples:
             raise UserError(f"{corpus}: every example is longer than {student} can read; name another student")
         trainer = tuned(model, tokenizer, examples, held_out, out, plan)
-    form = {"native_tools": card.form.native, "reasons": card.form.reasons, "candidates": card.form.candidates}
-    made = Course(corpus, card, student, out, plan).student("writer", _learned(card, plan), names=True, **form)
+    manner = card.manner.model_copy(update={"names": True})
+    made = Training(corpus, card, student, out, plan).student("language-model", _learned(card, plan), manner=manner)
     if first_process():
         _finish(out, made, trainer, tokenizer, plan)
     return made
@@ -98,7 +90,7 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
 
 
 def _learned(card: Card, plan: Plan) -> Target:
-    """Return what there is to learn: of both phases perhaps only one."""
+    """Return the target that the corpus has examples for: of both phases perhaps only one."""
     there = [name for name in TARGETS[plan.target] if card.corpora[name].train]
     return next((target for target, names in TARGETS.items() if list(names) == there), plan.target)
 
@@ -106,7 +98,7 @@ def _learned(card: Card, plan: Plan) -> Target:
 def _fitting(examples: Sequence[Tokens], model: Any, what: str) -> list[Tokens]:
     """Return the examples that a student can read whole: a cut one would teach it to stop in mid-sentence."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(map(len, examples))
-    kept = [one for one in examples if len(one) <= longest]
+    kept = [tokens for tokens in examples if len(tokens) <= longest]
     if len(kept) < len(examples) and first_process():
         dropped = len(examples) - len(kept)
         note(f"{dropped} of {len(examples)} {what} examples have more than the student's {longest:,} tokens: left out")

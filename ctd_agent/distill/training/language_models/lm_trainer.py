@@ -7,8 +7,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.distill.training.course import Plan, bf16, last_checkpoint, watch
-from ctd_agent.distill.training.rendered import Tokens
+from ctd_agent.distill.training.folder import last_checkpoint
+from ctd_agent.distill.training.language_models.rendered import Tokens
+from ctd_agent.distill.training.plan import Plan
+from ctd_agent.distill.training.runtime import bf16, watch
 from ctd_agent.errors import UserError
 
 EXAMPLES_A_STEP = 8  # of the optimiser, on however many devices
@@ -51,8 +53,8 @@ def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[
         trainer = SFTTrainer(
             model=model,
             args=_arguments(examples, bool(dev), out, plan),
-            train_dataset=Dataset.from_list([one.row for one in examples]),
-            eval_dataset=Dataset.from_list([one.row for one in dev]) if dev else None,
+            train_dataset=Dataset.from_list([tokens.row for tokens in examples]),
+            eval_dataset=Dataset.from_list([tokens.row for tokens in dev]) if dev else None,
             processing_class=tokenizer,
             peft_config=None if plan.lora is False else LoraConfig(**LORA),
             callbacks=[*stops, watch(out, stack)],

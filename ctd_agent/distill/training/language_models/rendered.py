@@ -1,7 +1,7 @@
 """A corpus's conversations as tokens, exactly as an engine will render them for the student.
 
-The prompt is what `apply_chat_template` makes of it alone, as at inference; the completion is what it adds for the
-last message. Only the completion is learned.
+`apply_chat_template` renders the prompt alone, as at inference. The completion is the text that it adds for the last
+message. Only the completion is learned.
 """
 
 import json
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ctd_agent.agents.student import Target
-from ctd_agent.distill.training.course import TARGETS
+from ctd_agent.agents.engines.student import Target
+from ctd_agent.distill.training.plan import TARGETS
 from ctd_agent.errors import UserError
 
 IGNORED = -100  # the label of a token that is not to be learned
@@ -31,14 +31,11 @@ class Tokens:
     @property
     def row(self) -> Row:
         """The row that a trainer collates."""
-        return {
-            "input_ids": [*self.prompt, *self.completion],
-            "labels": [IGNORED] * len(self.prompt) + self.completion,
-        }
+        return {"input_ids": [*self.prompt, *self.completion], "labels": [IGNORED] * len(self.prompt) + self.completion}
 
 
 def read_rows(corpus: Path, target: Target, split: Literal["train", "dev"]) -> list[Row]:
-    """Return a split's rows of what is to be learned, in TRL's format: prompt, completion and perhaps tools.
+    """Return the rows of a split that are to be learned, in TRL's format: prompt, completion and perhaps tools.
 
     Raises UserError for a file that cannot be read.
     """

@@ -1,0 +1,1 @@
+"""Encoders as students: a bi-encoder for either phase, a cross-encoder that selects."""

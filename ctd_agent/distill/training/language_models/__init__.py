@@ -1,0 +1,1 @@
+"""Language models as students, for either phase or both."""
