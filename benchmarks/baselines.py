@@ -5,40 +5,42 @@ r"""The systems that the two-phase graph is compared with, on the same documents
 
 FOLDER holds catalogue.jsonl and SPLIT.jsonl, whose lines have id, text, labels and filter_labels. Documents
 are the first of the split. Each goes through all systems before the next does, and each system's run is
-OUT/SYSTEM.jsonl: what is there is not done again. Then a markdown table is printed. Labels in filter_labels
-are taken out of every ranking and choice. Tokens are all that the model was sent and has answered, those of
-the engine's cache too, so that the order of the systems does not matter; of the seconds, the first system
-with a model pays for reading the document. 95% intervals are bootstrapped over documents, 10,000 samples, seed 0.
+OUT/SYSTEM.jsonl, whose finished documents are kept. Then a markdown table is printed. Labels in filter_labels
+are taken out of every ranking and choice. Tokens are those of all prompts and answers, the engine's cache
+included, so the order of the systems does not matter. The first system with a model pays the seconds of reading
+the document. 95% intervals are bootstrapped over documents, 10,000 samples, seed 0.
 """
 
 import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from ctd_agent.agents.models import load_model
+from comparison import Values, ranking_values
+from script import command_line, interval, print_table, run, spent
+from systems import RETRIEVAL, System, baselines, retrieval
+
+from ctd_agent.agents.engines import ChatModel, load_model
 from ctd_agent.agents.prompts import DEFAULT_TASK
-from ctd_agent.console import note, progress
-from ctd_agent.distill.baselines import RETRIEVAL, System, baselines, retrieval
-from ctd_agent.distill.evaluation import RANKING, scored
-from ctd_agent.distill.metrics import Interval, bootstrap, f1
+from ctd_agent.console import progress
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents, read_gold, read_labels
 from ctd_agent.graphs.batch import Output
-from ctd_agent.graphs.transitions import Transition, read_transitions
-from ctd_agent.records import read_records
-from ctd_agent.schema import Document, Gold, LabeledDocument, Usage
+from ctd_agent.graphs.transitions import log_of
+from ctd_agent.measure.evaluate import RANKING
+from ctd_agent.measure.metrics import f1
+from ctd_agent.measure.trace import Trace, read_traces
+from ctd_agent.schema import Document, LabeledDocument
 from ctd_agent.tools.index_cache import cached_index
 
 SYSTEMS = (*RETRIEVAL, "no-tool", "retrieve-then-rank", "monolithic")
 METRICS = {name: RANKING[name] for name in ("R@10", "R@50", "P@1", "RP@5", "nDCG@5")}
-Scores = dict[str, dict[str, float]]  # by metric, by document
+Scores = Mapping[str, Values]  # by metric
 
 
 def main() -> None:
     """Run what is left of every system, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--task", default=DEFAULT_TASK, help="what the labels are, in a few words")
     parser.add_argument("--documents", type=int, default=20)
@@ -54,18 +56,16 @@ def main() -> None:
     documents = read_documents(split)[: options.documents]
     run_systems(options, documents)
     gold = read_gold(split)
-    runs = {name: {r.id: r for r in read_records(options.out / f"{name}.jsonl", LabeledDocument)}
-            for name in options.systems}  # fmt: skip
-    by_system = {name: scores(list(run.values()), gold) for name, run in runs.items()}
+    runs = {name: read_traces(options.out / f"{name}.jsonl", gold) for name in options.systems}
     if options.run:
         wanted = {document.id for document in documents}
-        results = (result for result in read_records(options.run, LabeledDocument) if result.id in wanted)
-        runs["graph"] = {result.id: result for result in results}
-        steps = read_transitions(options.run.with_name(f"{options.run.name}.transitions.jsonl"))
-        by_system["graph"] = scores(list(runs["graph"].values()), gold, steps)
-    print_table(runs, by_system)
+        graph = read_traces(options.run, gold, log_of(options.run))
+        runs["graph"] = [trace for trace in graph if trace.document in wanted]
+    by_system = {name: scores(traces) for name, traces in runs.items()}
+    print_scores(runs, by_system)
     if options.run:
-        print_differences(by_system)
+        print()
+        print_table(["graph minus", "documents", *METRICS, "F1"], differences(by_system))
 
 
 def run_systems(options: argparse.Namespace, documents: Sequence[Document]) -> None:
@@ -85,73 +85,63 @@ def run_systems(options: argparse.Namespace, documents: Sequence[Document]) -> N
 
 
 def load_systems(options: argparse.Namespace, names: Sequence[str]) -> dict[str, System]:
-    """Return these systems; the model is loaded only where one needs it."""
+    """Return these systems. The model is loaded only for those that need it."""
     labels = read_labels(str(options.folder / "catalogue.jsonl"))
     with progress("indexing", len(labels)) as show:
         index = cached_index(labels, options.embedder, show)
     systems = retrieval(index)
     if set(names) - set(RETRIEVAL):
-        systems |= baselines(load_model(options.model), index, task=options.task, turns=options.turns)
+        model = load_model(options.model)
+        if not isinstance(model, ChatModel):
+            raise UserError(f"--model {options.model}: an encoder writes no answer; name a chat model")
+        systems |= baselines(model, index, task=options.task, turns=options.turns)
     return {name: systems[name] for name in names}
 
 
-def scores(
-    results: Sequence[LabeledDocument], gold: dict[str, Gold], log: Mapping[str, list[Transition]] = {}
-) -> Scores:
-    """Return every metric of every document that has gold; F1 is that of the chosen labels."""
-    run = scored(results, gold, log)
-    ranking = {name: {one.result.id: metric(one.ranking, one.right) for one in run} for name, metric in METRICS.items()}
-    return ranking | {"F1": {one.result.id: f1(one.chosen, one.right) for one in run}}
+def scores(traces: Sequence[Trace]) -> Scores:
+    """Return every metric of every document that has gold. F1 is that of the chosen labels."""
+    choice = {trace.document: f1(trace.chosen, trace.right) for trace in traces if trace.right}
+    return {**ranking_values(traces, METRICS), "F1": choice}
 
 
-def print_table(runs: dict[str, dict[str, LabeledDocument]], scored: dict[str, Scores]) -> None:
-    """Print a row a system; retrieval chooses nothing, so its choice has no score."""
-    print("| | documents | " + " | ".join((*METRICS, "F1")) + " | calls | tokens | s/document | failed |")
-    print("| --- |" + " --: |" * (len(METRICS) + 6))
-    for system, run in runs.items():
+def print_scores(runs: Mapping[str, Sequence[Trace]], by_system: Mapping[str, Scores]) -> None:
+    """Print a row a system. Retrieval chooses nothing, so its choice has no score."""
+    rows = []
+    for system, traces in runs.items():
+        results = [trace.result for trace in traces if trace.result]
         cells = [
-            "" if name == "F1" and system in RETRIEVAL else shown(bootstrap(list(values.values())))
-            for name, values in scored[system].items()
+            "" if name == "F1" and system in RETRIEVAL else interval(list(values.values()))
+            for name, values in by_system[system].items()
         ]
-        print(f"| {system} | {len(run)} | " + " | ".join([*cells, cost(list(run.values()))]) + " |")
+        rows.append([system, str(len(results)), *cells, *cost(results)])
+    print_table(["", "documents", *METRICS, "F1", "calls", "tokens", "s/document", "failed"], rows)
 
 
-def cost(results: Sequence[LabeledDocument]) -> str:
-    """Return the cells of cost: calls, tokens and seconds a document, and how many documents failed."""
-    usage = sum((phase for result in results for phase in result.usage.values()), Usage())
-    calls, tokens, seconds = (
-        total / len(results) for total in (usage.calls, usage.prompt_tokens + usage.completion_tokens, usage.seconds)
-    )
+def cost(results: Sequence[LabeledDocument]) -> Iterable[str]:
+    """Return the cells of cost: calls, tokens and seconds a document, and the number of failed documents."""
+    usage, count = spent(results), len(results)
     failed = sum(result.failure is not None for result in results)
-    return f"{calls:.1f} | {tokens:,.0f} | {seconds:.2f} | {failed}"
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    return f"{usage.calls / count:.1f}", f"{tokens / count:,.0f}", f"{usage.seconds / count:.2f}", str(failed)
 
 
-def print_differences(scored: dict[str, Scores]) -> None:
-    """Print the paired difference of the graph and every other system, on the documents that both have."""
-    print("\n| graph minus | documents | " + " | ".join((*METRICS, "F1")) + " |")
-    print("| --- |" + " --: |" * (len(METRICS) + 2))
-    graph = scored["graph"]
-    for system in [name for name in scored if name != "graph"]:
-        both = [key for key in scored[system]["P@1"] if key in graph["P@1"]]
+def differences(by_system: Mapping[str, Scores]) -> Iterator[list[str]]:
+    """Yield a row a system: the graph less the system, paired, on the documents that both have."""
+    graph = by_system["graph"]
+    for system, its in by_system.items():
+        if system == "graph":
+            continue
+        both = [key for key in its["P@1"] if key in graph["P@1"]]
         if not both:
             raise UserError(f"the graph's run and that of {system} have no document in common")
         cells = [
             ""
             if name == "F1" and system in RETRIEVAL
-            else shown(bootstrap([graph[name][key] - values[key] for key in both]), "+")
-            for name, values in scored[system].items()
+            else interval([graph[name][key] - values[key] for key in both], "+")
+            for name, values in its.items()
         ]
-        print(f"| {system} | {len(both)} | " + " | ".join(cells) + " |")
-
-
-def shown(interval: Interval, sign: str = "") -> str:
-    """Return an interval as a cell: mean [low, high]."""
-    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+        yield [system, str(len(both)), *cells]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        note(f"error: {error}")
-        sys.exit(2)
+    run(main)

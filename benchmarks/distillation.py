@@ -3,46 +3,43 @@ r"""Encoder students of one teacher's log, trained in several ways, side by side
     python benchmarks/distillation.py --log train.jsonl.transitions.jsonl --train train.jsonl --test test.jsonl \
         --labels catalogue.jsonl --teacher test-labelled.jsonl --student FOLDER --seeds 0 1 2 --out /tmp/distillation
 
-Needs the extra `train`. The ways: `untrained`; `standard` (one bi-encoder, document to the teacher's final labels,
-which then ranks and chooses too); `phases` (a bi-encoder to shortlist, and one that goes on from it to select); both
-without gates; `phases` without credit; `standard` without gates and with what credit knows, its wrong labels taken out.
+Needs the extra `train`. The ways are `untrained`, `standard` (a single bi-encoder, document to the teacher's final
+labels, which then ranks and chooses too), `phases` (a bi-encoder to shortlist, and another that goes on from it to
+select), both without gates, `phases` without credit, and `standard` without gates and with credit: its wrong labels
+taken out.
 Encoders have no reasoning, so `answers only` is `phases`. R@50 is of the document's own search, for teachers too.
 All have the same number of optimiser steps of the same number of texts: `standard` all of them on its one model,
 `phases` half on each of its two.
 
-What is in OUT is not done again; other processes may work on other seeds of it meanwhile. Figures are means
-over seeds, then over documents; 95% intervals are bootstrapped over documents, 10,000 samples, seed 0, paired.
+Finished runs in OUT are kept, and other processes may work on its other seeds meanwhile. Figures are means
+over seeds, then over documents. 95% intervals are bootstrapped over documents, 10,000 samples, seed 0, paired.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from comparison import GIVEN, Values, arguments, costs, figures, forest, mean_over_seeds, room
+from comparison import GIVEN, Values, arguments, costs, figures, forest, mean_over_seeds, ranking_values, room
+from script import label_left, run
 
-from ctd_agent.agents.encoders import Encoder
-from ctd_agent.agents.models import load_phases
+from ctd_agent.agents.engines import load_model
+from ctd_agent.agents.engines.student import Student, read_student, write_student
 from ctd_agent.agents.sampling import GREEDY
-from ctd_agent.agents.selector import load_selector
-from ctd_agent.agents.student import Student, read_student, write_student
-from ctd_agent.console import note, progress
-from ctd_agent.distill.corpora import Recipe, make_corpus
-from ctd_agent.distill.evaluation import RANKING, scored
-from ctd_agent.distill.examples import Judgement, Nearness
-from ctd_agent.distill.metrics import f1, recall
-from ctd_agent.distill.supervision import Gates, read_episodes
-from ctd_agent.distill.training.course import Plan
+from ctd_agent.agents.selecting import load_selector
+from ctd_agent.distill.corpus import Gates, Recipe, make_corpus
+from ctd_agent.distill.corpus.conversations import Judgement, Nearness
+from ctd_agent.distill.corpus.lessons import read_runs
+from ctd_agent.distill.training.plan import Plan
 from ctd_agent.distill.training.students import train
-from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents, read_gold, read_labels
-from ctd_agent.graphs.batch import Output, label_documents
-from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.transitions import log_of
+from ctd_agent.measure.evaluate import RANKING
+from ctd_agent.measure.metrics import f1, recall
+from ctd_agent.measure.trace import read_traces
 from ctd_agent.records import read_records
-from ctd_agent.schema import Candidate, Gold, Label, LabeledDocument
-from ctd_agent.tools.index_cache import cached_index
+from ctd_agent.schema import Candidate, Document, Gold, Label, LabeledDocument
 
 WAYS = (
     "untrained",
@@ -72,32 +69,25 @@ def main() -> None:
     for seed in options.seeds:
         for way in WAYS:
             run_way(options, way, seed)
-    print(table(options, gold))
+    print("\n".join(table(options, gold)))
 
 
 def run_way(options: argparse.Namespace, way: str, seed: int) -> None:
-    """Make the corpus, train the student and label the test documents, what of it is not done."""
+    """Make the corpus, train the student and label the test documents, as far as it is not done."""
     folder = room(options.out, way, seed)
     labels = read_labels(options.labels)
     documents = read_documents(options.test)[: options.documents]
-    specs = students(options, way, seed, folder, labels)
-    models = load_phases(*specs)
-    assert isinstance(models[0], Encoder)
-    with Output(folder / "run.jsonl") as out:
-        todo = out.left(documents)
-        if todo:
-            with progress(f"indexing for {folder.name}", len(labels)) as show:
-                index = cached_index(labels, models[0].embedder, show)
-            graph = build_graph(
-                *models, index, budget=Budget.fitting(*models, candidates=options.candidates),
-                log=folder / "run.jsonl.transitions.jsonl",
-            )  # fmt: skip
-            with progress(folder.name, len(todo)) as show:
-                for done, result in enumerate(label_documents(graph, todo), start=1):
-                    out.write(result)
-                    show(done)
+    shortlister, selector = students(options, way, seed, folder, labels)
+    budget = {"candidates": options.candidates}
+    job = Job(labels=options.labels, shortlister=shortlister, selector=selector, budget=budget)
+    results = folder / "run.jsonl"
+
+    def label(todo: list[Document]) -> Iterable[LabeledDocument]:
+        return job.open().label(todo, log_of(results))
+
+    label_left(results, documents, label)
     if options.teacher and not (folder / "given.json").exists():
-        given = on_the_teachers_shortlists(options, specs[1], labels)
+        given = on_the_teachers_shortlists(options, selector, labels)
         (folder / "given.json").write_text(json.dumps(given))
 
 
@@ -116,11 +106,11 @@ def students(
         make_corpus(options.log, gold, Recipe(gates=gates, seed=0), corpus)
         if way == "standard, credit":
             take_out_what_is_wrong(corpus, gold)
-    one = way.startswith("standard")
+    standard = way.startswith("standard")
     plan = Plan(
-        target="standard" if one else "both",
+        target="standard" if standard else "both",
         seed=seed,
-        steps=options.steps if one else options.steps // 2,
+        steps=options.steps if standard else options.steps // 2,
         max_length=options.max_length,
     )
     made = train(corpus, options.student, folder / "student", plan, labels)
@@ -128,16 +118,16 @@ def students(
     return shortlister, others[0] if others else shortlister
 
 
-def take_out_what_is_wrong(corpus: Path, gold: dict[str, Gold]) -> None:
-    """Keep of a standard corpus's labels those that are right, and move the others to those that are not near."""
+def take_out_what_is_wrong(corpus: Path, gold: Mapping[str, Gold]) -> None:
+    """Keep the right labels of a standard corpus near, and move its wrong labels to those that are far."""
     for file in (corpus / "encoder").iterdir():
         rows = list(read_records(file, Judgement))
-        for at, one in enumerate(rows):
-            if one.standard:
-                near = [label for label in one.standard.near if label in gold[one.id].labels]
-                far = [label for label in (*one.standard.near, *one.standard.far) if label not in near]
-                rows[at] = one.model_copy(update={"standard": Nearness(near=near, far=far)})
-        file.write_text("".join(one.model_dump_json() + "\n" for one in rows))
+        for at, judged in enumerate(rows):
+            if judged.standard:
+                near = [label for label in judged.standard.near if label in gold[judged.id].labels]
+                far = [label for label in (*judged.standard.near, *judged.standard.far) if label not in near]
+                rows[at] = judged.model_copy(update={"standard": Nearness(near=near, far=far)})
+        file.write_text("".join(judged.model_dump_json() + "\n" for judged in rows))
 
 
 def untrained(base: str, folder: Path) -> Path:
@@ -152,23 +142,24 @@ def untrained(base: str, folder: Path) -> Path:
 
 
 def on_the_teachers_shortlists(options: argparse.Namespace, spec: str, labels: Sequence[Label]) -> dict[str, Values]:
-    """Return how well a selector ranks the shortlists that the teacher chose from, and the F1 of its choice."""
+    """Return the nDCG@5 of a selector's ranking of the shortlists that the teacher had, and the F1 of its choice."""
     by_id, gold = {label.id: label for label in labels}, read_gold(options.test)
-    selector = load_selector(load_phases(spec, spec)[1], "", GREEDY)
-    ndcg, chose = Values(), Values()
-    _, episodes = read_episodes([options.teacher.with_name(f"{options.teacher.name}.transitions.jsonl")])
-    for document, (episode, *_) in episodes.items():
+    selector = load_selector(load_model(spec), "", GREEDY)
+    ndcg, choice = Values(), Values()
+    _, by_document = read_runs([log_of(options.teacher)])
+    for document, (trace, *_) in by_document.items():
         if document not in gold:
             continue
-        listed = [Candidate(by_id[one.label.id], one.score, one.found_by) for one in episode.shortlist]
-        chosen = selector.read(selector.ask(episode.text, listed, lambda _: True), listed)
-        ndcg[document] = METRICS["nDCG@5"](list(chosen.scores), gold[document].labels)
-        chose[document] = f1([label.id for label in chosen.labels], gold[document].labels)
-    return dict(zip(GIVEN, (ndcg, chose), strict=True))
+        listed = [Candidate(by_id[label], 0.0, []) for label in trace.shortlist]
+        shown = [selector.show(candidate.label) for candidate in listed]
+        selection = selector.read(selector.ask(trace.text, listed, shown, lambda _: True), listed)
+        ndcg[document] = METRICS["nDCG@5"](list(selection.scores), gold[document].labels)
+        choice[document] = f1([label.id for label in selection.labels], gold[document].labels)
+    return dict(zip(GIVEN, (ndcg, choice), strict=True))
 
 
-def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
-    """Return the ways' figures, and what each has less than `standard`'s and the teacher's, as markdown."""
+def table(options: argparse.Namespace, gold: Mapping[str, Gold]) -> list[str]:
+    """Return the ways' figures, and the phases' less those of `standard` and the teacher, as lines of markdown."""
     names = (*METRICS, *GIVEN)
     rows = {}
     for way in WAYS:
@@ -180,44 +171,35 @@ def table(options: argparse.Namespace, gold: dict[str, Gold]) -> str:
         ranked = of_run(options.teacher, gold)
         rows["teacher"] = ranked | dict(zip(GIVEN, (ranked["nDCG@5"], teachers_f1(options, gold)), strict=True))
     ours = ("phases", "phases, no gates")
-    pairs = [(one, other) for one in ours for other in rows if not other.startswith("phases")]
+    pairs = [(mine, other) for mine in ours for other in rows if not other.startswith("phases")]
     pairs += [("phases", "phases, no credit"), ("phases", "phases, no gates")]
     drawn = [("phases", "standard"), ("phases, no gates", "standard, no gates")]
     (options.out / "differences.svg").write_bytes(forest(rows, METRICS, drawn))
     results = {way: room(options.out, way, options.seeds[0]) / "run.jsonl" for way in WAYS}
     results |= {"teacher": options.teacher} if options.teacher else {}
-    return "\n".join([head, "", *figures(rows, pairs), "", costs(results)])
+    return [head, "", *figures(rows, pairs), "", *costs(results)]
 
 
-def values(folder: Path, gold: dict[str, Gold]) -> dict[str, Values]:
+def values(folder: Path, gold: Mapping[str, Gold]) -> dict[str, Values]:
     """Return every metric of a student's run, by document."""
     given = folder / "given.json"
     on_given = json.loads(given.read_text()) if given.exists() else {name: {} for name in GIVEN}
     return of_run(folder / "run.jsonl", gold) | on_given
 
 
-def of_run(run: Path, gold: dict[str, Gold]) -> dict[str, Values]:
+def of_run(run: Path, gold: Mapping[str, Gold]) -> dict[str, Values]:
     """Return a run's ranking metrics by document."""
-    log = read_transitions(run.with_name(f"{run.name}.transitions.jsonl"))
-    done = scored(list(read_records(run, LabeledDocument)), gold, log)
-    found = {name: {one.result.id: metric(one.ranking, one.right) for one in done} for name, metric in METRICS.items()}
+    traces = read_traces(run, gold, log_of(run))
     # A shortlist is what the searches brought, in their order: the selector has no say in it.
-    for one in done:
-        searched = [label for step in log[one.result.id] for search in step.searches for label in search.found]
-        order = [label.id for label in searched if label.id not in gold[one.result.id].filtered]
-        found["R@50"][one.result.id] = recall(order, one.right, 50)
-    return found
+    retrieved = {trace.document: recall(trace.retrieved, trace.right, 50) for trace in traces if trace.right}
+    return ranking_values(traces, METRICS) | {"R@50": retrieved}
 
 
-def teachers_f1(options: argparse.Namespace, gold: dict[str, Gold]) -> Values:
+def teachers_f1(options: argparse.Namespace, gold: Mapping[str, Gold]) -> Values:
     """Return the F1 of the teacher's own choice."""
-    done = scored(list(read_records(options.teacher, LabeledDocument)), gold)
-    return {one.result.id: f1(one.chosen, one.right) for one in done}
+    traces = read_traces(options.teacher, gold)
+    return {trace.document: f1(trace.chosen, trace.right) for trace in traces if trace.right}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        note(f"error: {error}")
-        raise SystemExit(2) from error
+    run(main)

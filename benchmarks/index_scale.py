@@ -1,21 +1,20 @@
-"""Build and search indexes of 10^4, 10^5 and 10^6 labels; beside ctd-agent, three other ways to do it.
+"""Build and search indexes of 10^4, 10^5 and 10^6 labels, with ctd-agent and in three other ways.
 
     python examples/debian/make.py              # once: documents, and 63,666 packages as labels
     apt-get download wordnet-base && dpkg -x wordnet-base_*.deb /tmp/wordnet      # 117,659 synsets
     pip install usearch
     python benchmarks/index_scale.py --sizes 10000 100000 1000000 --wordnet /tmp/wordnet/usr/share/wordnet --out OUT
 
-What is done is kept in OUT and not done again: a cut run goes on, `--sizes` and `--systems` take it
-piece by piece. Every step runs in a process of its own. The table is printed as markdown.
+Finished steps are kept in OUT: a cut run goes on, `--sizes` and `--systems` take it piece by piece. Every step
+runs in a process of its own. Labels are Debian's packages, then WordNet's synsets, both shuffled by the seed.
+Beyond these 181,325 they are copies of random ones in which a random quarter of the words is replaced by words
+of random others. Queries are 200 documents, the first 100 of both Debian sets' *dev* split, as the graph reads
+them. A query's time is the best of three, or of fewer where these take more than a tenth of a second: other
+work on the machine makes searches slower, never faster.
 
-Labels are Debian's packages, then WordNet's synsets, both shuffled by the seed; beyond these 181,325,
-copies of random ones in which a random quarter of the words is replaced by words of random others.
-Queries are 200 documents, the first 100 of both Debian sets' *dev* split, as the labelling graph reads
-them. A query's time is the best of three, or of fewer where these take more than a tenth of a second:
-other work on the machine makes searches slower, never faster. Recall@50 of vectors is the share of the
-50 found that are as near as the 50th of an exact search, numpy's; of hybrid search the share of the
-right 50, which are those of numpy's and BM25's first 300, fused. (BM25's search is exact everywhere.)
-RAM is the whole process's with the mapped files that it has touched, a build's at its highest, with the labels.
+Recall@50 of vectors is the share of the 50 hits that are as near as the 50th of an exact search, numpy's.
+Recall@50 of hybrid search is the share of the right 50, which are those of numpy's and BM25's first 300, fused.
+(BM25's search is exact.) RAM is that of the whole process, its touched files and labels included, of a build the peak.
 """
 
 import argparse
@@ -26,18 +25,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from scale_labels import catalogue, queries
+from script import command_line, in_own_process, print_table, run
 
 from ctd_agent.tools.embedding import Vectors, load_embedder
 from ctd_agent.tools.folder_store import EF
-from ctd_agent.tools.graph import EDGES, EF_CONSTRUCT
+from ctd_agent.tools.hnsw import EDGES, EF_CONSTRUCT
 from ctd_agent.tools.label_index import LabelIndex
-from ctd_agent.tools.stores import DEPTH, RRF_K
+from ctd_agent.tools.store import DEPTH, RRF_K
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
 BEST = 3  # times a query is asked,
@@ -49,7 +50,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Take the steps that are left, each in a process of its own, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--systems", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--embedder", default="static")
@@ -66,20 +67,18 @@ def main() -> None:
         return
     results = options.out / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    for size in options.sizes:
-        for system in options.systems:
-            if any((row["size"], row["system"]) == (size, system) for row in rows):
-                continue
+    done = {(row["size"], row["system"]) for row in rows}
+    for size, system in product(options.sizes, options.systems):
+        if (size, system) not in done:
             rows.append(step(size, system))
             with results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-    print_table(sorted(rows, key=lambda row: row["size"]))
+    print_steps(sorted(rows, key=lambda row: row["size"]))
 
 
 def step(size: int, system: str) -> Row:
     """Take one step in a process of its own, so that its memory is its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--sizes", str(size), "--systems", system, "--here"]
-    row: Row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)  # noqa: S603 - this script
+    row: Row = in_own_process("--sizes", str(size), "--systems", system, "--here")
     print(row, file=sys.stderr)
     return row
 
@@ -118,19 +117,19 @@ def graph(size: int, options: argparse.Namespace) -> Row:
         shutil.rmtree(where, ignore_errors=True)
         shutil.copytree(options.out / f"exact-{size}", where)
         started = perf_counter()
-        subprocess.run([sys.executable, "-m", "ctd_agent.tools.graph", str(where)], check=True)  # noqa: S603 - a module of ours
+        subprocess.run([sys.executable, "-m", "ctd_agent.tools.hnsw", str(where)], check=True)  # noqa: S603 - a module of ours
         kept.write_text(json.dumps(perf_counter() - started))
     row = {"graph_s": json.loads(kept.read_text()), **searched("graph", size, options)}
     texts, index = queries(options.debian), LabelIndex.open(where)
     rows = {label_id: row for row, label_id in enumerate(json.loads((options.out / f"ids-{size}.json").read_text()))}
 
-    def found(mode: str, limit: int) -> list[list[int]]:
+    def ranked(mode: str, limit: int) -> list[list[int]]:
         return [[rows[hit.label.id] for hit in index.search(text, limit, mode)] for text in texts]
 
-    row["dense_recall"] = recall(size, options, found("dense", TOP))
+    row["dense_recall"] = recall(size, options, ranked("dense", TOP))
     nearest = json.loads((options.out / f"numpy-{size}.json").read_text())
-    truth = [fused(words, vectors, index) for words, vectors in zip(found("bm25", DEPTH), nearest, strict=True)]
-    shares = [len({*got} & {*right}) / TOP for got, right in zip(found("hybrid", TOP), truth, strict=True)]
+    truth = [fused(words, vectors, index) for words, vectors in zip(ranked("bm25", DEPTH), nearest, strict=True)]
+    shares = [len({*got} & {*right}) / TOP for got, right in zip(ranked("hybrid", TOP), truth, strict=True)]
     return {**row, "hybrid_recall": float(np.mean(shares))}
 
 
@@ -148,8 +147,8 @@ def searched(name: str, size: int, options: argparse.Namespace) -> Row:
 def fused(words: list[int], nearest: list[int], index: LabelIndex) -> list[int]:
     """Return the first of BM25's and the exact vector search's labels, fused as the index does."""
     scores: defaultdict[int, float] = defaultdict(float)
-    for found, weight in ((words, 1.0), (nearest, load_embedder(index.manifest.embedder).weight)):
-        for rank, label in enumerate(found, start=1):
+    for ranking, weight in ((words, 1.0), (nearest, load_embedder(index.manifest.embedder).weight)):
+        for rank, label in enumerate(ranking, start=1):
             scores[label] += 1 / (RRF_K - 1 + rank / weight)
     return sorted(scores, key=lambda label: -scores[label])[:TOP]
 
@@ -163,8 +162,8 @@ def numpy_exact(size: int, options: argparse.Namespace) -> Row:
         best = np.argpartition(-scores, DEPTH)[:DEPTH]
         return [int(row) for row in best[np.argsort(-scores[best])]]
 
-    row, found = by_vector(options, search)
-    (options.out / f"numpy-{size}.json").write_text(json.dumps(found))
+    row, rankings = by_vector(options, search)
+    (options.out / f"numpy-{size}.json").write_text(json.dumps(rankings))
     return {"open_s": opened, "disk_mb": vectors.nbytes / 1e6, **row}
 
 
@@ -182,9 +181,9 @@ def usearch(size: int, options: argparse.Namespace) -> Row:
     del vectors, made
     index, opened = opening(lambda: Index.restore(path))
     index.expansion_search = EF
-    row, found = by_vector(options, lambda vector: [int(key) for key in index.search(vector, TOP).keys])
+    row, rankings = by_vector(options, lambda vector: [int(key) for key in index.search(vector, TOP).keys])
     row |= {"graph_s": seconds, "open_s": opened, "disk_mb": disk(path)}
-    return {**row, "dense_recall": recall(size, options, found)}
+    return {**row, "dense_recall": recall(size, options, rankings)}
 
 
 def qdrant_local(size: int, options: argparse.Namespace) -> Row:
@@ -207,9 +206,9 @@ def qdrant_local(size: int, options: argparse.Namespace) -> Row:
     def search(vector: Vectors) -> list[int]:
         return [int(point.id) for point in client.query_points("labels", vector.tolist(), limit=TOP).points]
 
-    row, found = by_vector(options, search)
+    row, rankings = by_vector(options, search)
     row |= {"graph_s": seconds, "open_s": opened, "disk_mb": disk(Path(path))}
-    return {**row, "dense_recall": recall(size, options, found)}
+    return {**row, "dense_recall": recall(size, options, rankings)}
 
 
 STEPS: dict[str, Callable[[int, argparse.Namespace], Row]] = {
@@ -227,38 +226,38 @@ STEPS: dict[str, Callable[[int, argparse.Namespace], Row]] = {
 
 def by_vector(options: argparse.Namespace, search: Callable[[Vectors], list[int]]) -> tuple[Row, list[list[int]]]:
     """Search by the queries' vectors, embedded beforehand."""
-    found, times = timed(load_embedder(options.embedder).embed(queries(options.debian)), search)
-    return {"dense": times, "ram_mb": memory("VmRSS")}, found
+    rankings, times = timed(load_embedder(options.embedder).embed(queries(options.debian)), search)
+    return {"dense": times, "ram_mb": memory("VmRSS")}, rankings
 
 
-def timed(asked: Iterable[Any], search: Callable[[Any], list[Any]]) -> tuple[list[list[Any]], list[float]]:
-    """Return what each query finds, and the 50th and 95th percentile of its best time, in ms."""
-    found, times = [], []
-    for query in asked:
+def timed(queries: Iterable[Any], search: Callable[[Any], list[Any]]) -> tuple[list[list[Any]], list[float]]:
+    """Return the hits of each query, and the 50th and 95th percentile of its best time, in ms."""
+    rankings, times = [], []
+    for query in queries:
         tries: list[float] = []
         while len(tries) < BEST and sum(tries) < ENOUGH:
             started = perf_counter()
             hits = search(query)
             tries.append(perf_counter() - started)
-        found.append(hits)
+        rankings.append(hits)
         times.append(min(tries) * 1000)
-    return found, [float(np.percentile(times, share)) for share in (50, 95)]
+    return rankings, [float(np.percentile(times, share)) for share in (50, 95)]
 
 
 def opening(read: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what is read, and the seconds that took."""
+    """Return the object that is read, and the seconds that took."""
     started = perf_counter()
     return read(), perf_counter() - started
 
 
-def recall(size: int, options: argparse.Namespace, found: list[list[int]]) -> float:
-    """Return the share of what is found that is as near as the exact search's last, equals among it."""
+def recall(size: int, options: argparse.Namespace, rankings: list[list[int]]) -> float:
+    """Return the share of the hits that are as near as the exact search's last hit, or nearer."""
     vectors = np.load(options.out / f"vectors-{size}.npy", mmap_mode="r")
     nearest = json.loads((options.out / f"numpy-{size}.json").read_text())
-    asked = load_embedder(options.embedder).embed(queries(options.debian))
+    embedded = load_embedder(options.embedder).embed(queries(options.debian))
     near = [
         (vectors[got] @ query >= vectors[right[TOP - 1]] @ query - 1e-6).sum() / TOP
-        for query, got, right in zip(asked, found, nearest, strict=True)
+        for query, got, right in zip(embedded, rankings, nearest, strict=True)
     ]
     return float(np.mean(near))
 
@@ -275,20 +274,21 @@ def disk(path: Path) -> float:
     return sum(file.stat().st_blocks * 512 for file in files) / 1e6
 
 
-def print_table(rows: list[Row]) -> None:
-    """Print a row a step; what a system does not have stays empty."""
-    names = ("labels", "system", "labels/s", "of the embedder's", "graph or load, s", "RAM, MB", "disk, MB", "open, s")
+def print_steps(steps: list[Row]) -> None:
+    """Print a row a step. A cell that a system does not have stays empty."""
+    header = ["labels", "system", "labels/s", "of the embedder's", "graph or load, s", "RAM, MB", "disk, MB", "open, s"]
     sides = ["vectors: p50, p95, ms", "recall@50", "BM25: p50, p95, ms", "hybrid: p50, p95, ms", "recall@50"]
-    print("| " + " | ".join((*names, *sides)) + " |")
-    print("| --: | --- |" + " --: |" * (len(names) + len(sides) - 2))
-    for row in rows:
-        share = f"{row['rate'] / row['raw']:.2f} of {row['raw']:,.0f}" if "rate" in row else ""
-        cells = [f"{row['size']:,}", row["system"], number(row, "rate"), share, number(row, "graph_s")]
-        cells += [number(row, key) for key in ("ram_mb", "disk_mb")] + [number(row, "open_s", 2)]
-        for mode in ("dense", "bm25", "hybrid"):
-            cells.append("{:.1f}, {:.1f}".format(*row[mode]) if mode in row else "")
-            cells += [number(row, f"{mode}_recall", 3)] if mode != "bm25" else []
-        print("| " + " | ".join(cells) + " |")
+    print_table([*header, *sides], map(cells, steps), "rl")
+
+
+def cells(row: Row) -> list[str]:
+    """Return a step's cells."""
+    share = f"{row['rate'] / row['raw']:.2f} of {row['raw']:,.0f}" if "rate" in row else ""
+    first = [f"{row['size']:,}", row["system"], number(row, "rate"), share]
+    first += [*(number(row, key) for key in ("graph_s", "ram_mb", "disk_mb")), number(row, "open_s", 2)]
+    times = {mode: "{:.1f}, {:.1f}".format(*row[mode]) if mode in row else "" for mode in ("dense", "bm25", "hybrid")}
+    dense, hybrid = number(row, "dense_recall", 3), number(row, "hybrid_recall", 3)
+    return [*first, times["dense"], dense, times["bm25"], times["hybrid"], hybrid]
 
 
 def number(row: Row, key: str, digits: int = 0) -> str:
@@ -297,4 +297,4 @@ def number(row: Row, key: str, digits: int = 0) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,21 +1,18 @@
-"""What ctd-agent itself costs a document, beside the same two model calls with no graph at all.
+"""The cost of ctd-agent itself a document, beside the same two model calls with no graph at all.
 
     python benchmarks/overhead.py
 
-The model is a stand-in that answers at once: what is left is our own time. Every document has the
-two calls of a model with tool calls: a search turn that asks for nothing, then a choice. Bare, the
-same prompts go to the same model from as many threads. Processor time is that of the whole process,
-memory the most it ever held; each row is a process of its own. Documents are the example's, numbered
-anew; the catalogue is the example's (608 labels), the embedder static, the log and the results are
-written to a temporary folder.
+The model is a stand-in that answers at once, so the time is our own. Every document has the two calls
+of a model with tool calls: a search turn that asks for nothing, then a choice. Bare, the same prompts go
+to the same model from as many threads. Processor time is that of the whole process, memory the most it
+ever held. Each row is a process of its own. Documents are the example's, numbered anew. The catalogue is
+the example's (608 labels), the embedder static. The log and the results are written to a temporary folder.
 """
 
 import argparse
 import json
 import resource
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import cycle, islice
@@ -29,12 +26,13 @@ from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
+from script import command_line, in_own_process, print_table, run
 
-from ctd_agent.agents.chat_model import ChatModel
+from ctd_agent.agents.engines import ChatModel
 from ctd_agent.files import read_documents, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.transitions import read_log
 from ctd_agent.schema import Document
 from ctd_agent.tools.index_cache import cached_index
 
@@ -44,7 +42,7 @@ CHOICE = json.dumps({"reasoning": "It fits.", "labels": [{"number": 1, "score": 
 
 
 class Steps(TypedDict):
-    """What an empty graph has of a state."""
+    """The state of an empty graph."""
 
     step: int
 
@@ -68,25 +66,25 @@ class Instant(BaseChatModel):
 
 def main() -> None:
     """Run every row in a process of its own, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--row", help=argparse.SUPPRESS)  # DOCUMENTS,CONCURRENCY: how this starts itself
     if row := parser.parse_args().row:
         print(json.dumps(measure(*map(int, row.split(",")))))
         return
-    print("| documents | at once | ms of CPU a document | bare calls | empty graph | one search | all else "
-          "| documents/s | memory, MB | bare calls, MB |")  # fmt: skip
-    print("|" + " --: |" * 10)
-    for documents, concurrency in ROWS:
-        command = [sys.executable, __file__, "--row", f"{documents},{concurrency}"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - this very script
-        graph, *parts, rate, memory, bare_memory = json.loads(done.stdout.splitlines()[-1])
-        cells = [graph, *parts, graph - sum(parts)]
-        print(f"| {documents:,} | {concurrency} | " + " | ".join(f"{cell:.2f}" for cell in cells)
-              + f" | {rate:.0f} | {memory:.0f} | {bare_memory:.0f} |", flush=True)  # fmt: skip
+    header = ["documents", "at once", "ms of CPU a document", "bare calls", "empty graph", "one search", "all else",
+              "documents/s", "memory, MB", "bare calls, MB"]  # fmt: skip
+    print_table(header, (cells(documents, concurrency) for documents, concurrency in ROWS), "r")
+
+
+def cells(documents: int, concurrency: int) -> list[str]:
+    """Return a row's cells."""
+    graph, *parts, rate, memory, bare_memory = in_own_process("--row", f"{documents},{concurrency}")
+    times = [f"{part:.2f}" for part in (graph, *parts, graph - sum(parts))]
+    return [f"{documents:,}", str(concurrency), *times, f"{rate:.0f}", f"{memory:.0f}", f"{bare_memory:.0f}"]
 
 
 def measure(count: int, concurrency: int) -> list[float]:
-    """Return ms of processor time a document: ours, bare calls, an empty graph, a search; documents/s; peaks in MB."""
+    """Return ms of processor time a document: ours, bare calls, an empty graph, a search. Documents/s. Peaks in MB."""
     model = ChatModel("instant", Instant())
     index = cached_index(read_labels(str(DATA / "catalogue.jsonl")), "static")
     texts = [document.text for document in read_documents(str(DATA / "documents.jsonl"))]
@@ -96,9 +94,9 @@ def measure(count: int, concurrency: int) -> list[float]:
         bare(model, prompts, len(texts), concurrency)  # first calls import and compile
         alone = cost(partial(bare, model, prompts, count, concurrency)) / count
         alone_memory = peak()
-        empty, some = empty_graph(), documents[:100]
-        empty_cost = cost(lambda: [empty.invoke({"step": 0}) for _ in some]) / len(some)
-        search = cost(lambda: [index.search(document.text, 100) for document in some]) / len(some)
+        empty, first = empty_graph(), documents[:100]
+        empty_cost = cost(lambda: [empty.invoke({"step": 0}) for _ in first]) / len(first)
+        search = cost(lambda: [index.search(document.text, 100) for document in first]) / len(first)
         graph = build_graph(model, model, index, log=Path(folder) / "log")
         started, clock = process_time(), perf_counter()
         with Output(Path(folder) / "results") as output:
@@ -109,7 +107,7 @@ def measure(count: int, concurrency: int) -> list[float]:
 
 
 def cost(work: Callable[[], Any]) -> float:
-    """Return the seconds of processor time that some work takes."""
+    """Return the seconds of processor time that a function takes."""
     started = process_time()
     work()
     return process_time() - started
@@ -132,7 +130,7 @@ def advance(goto: str, state: Steps) -> Command[Any]:
 def logged(model: ChatModel, index: Any, documents: list[Document], log: Path) -> list[list[Any]]:
     """Return every document's two calls, as the graph makes them."""
     list(label_documents(build_graph(model, model, index, log=log), documents))
-    steps = read_transitions(log)
+    steps = read_log(log).steps
     return [[step.exchange for step in steps[d.id] if step.exchange] for d in documents]
 
 
@@ -147,8 +145,7 @@ def bare(model: ChatModel, calls: list[list[Any]], count: int, concurrency: int)
             chat.bind(**options).invoke(convert_to_messages(exchange.messages))
 
     with ThreadPoolExecutor(concurrency) as pool:
-        some: Iterator[list[Any]] = islice(cycle(calls), count)
-        list(pool.map(send, some))
+        list(pool.map(send, islice(cycle(calls), count)))
 
 
 def peak() -> float:
@@ -157,4 +154,4 @@ def peak() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

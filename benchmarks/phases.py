@@ -7,7 +7,7 @@
     python benchmarks/phases.py debian-tags --split train --embedder static    # retrieval alone
 
 Documents are the first of the split, which is in the order of a hash. The graph's run is
-appended to OUT and goes on where it was cut; the table is printed as markdown.
+appended to OUT and goes on where it was cut. The table is printed as markdown.
 
 A ranking of the graph is the shortlist by the selector's score, its chosen labels first, then
 the candidates that were found but not shortlisted, in the order found. A label whose id is the
@@ -17,26 +17,23 @@ classification repository's `filter_labels`). 95% intervals are bootstrapped ove
 """
 
 import argparse
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
 
+from script import as_read, command_line, interval, label_left, print_table, run, spent, worked_on
+from systems import RETRIEVAL
+
 from ctd_agent.agents import prompts
-from ctd_agent.agents.models import load_model
-from ctd_agent.agents.selector import judge
-from ctd_agent.console import progress
-from ctd_agent.distill.evaluation import RANKING
-from ctd_agent.distill.metrics import Interval, bootstrap, f1
-from ctd_agent.files import read_documents, read_labels
-from ctd_agent.graphs.batch import Output, label_documents
-from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
-from ctd_agent.records import read_records
-from ctd_agent.schema import Candidate, Document, Label, LabeledDocument, Usage
-from ctd_agent.tools.index_cache import cached_index
-from ctd_agent.tools.label_index import LabelIndex
+from ctd_agent.agents.engines import load_phases
+from ctd_agent.agents.selecting.pointwise import judge
+from ctd_agent.files import read_documents, read_gold
+from ctd_agent.graphs.job import Job, Labeller
+from ctd_agent.graphs.transitions import read_log
+from ctd_agent.measure.evaluate import RANKING
+from ctd_agent.measure.metrics import f1
+from ctd_agent.schema import Candidate, Document, Label, LabeledDocument
+from ctd_agent.tools.label_index import LabelIndex, Mode
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
 TASKS = {
@@ -48,12 +45,12 @@ TASKS = {
 }
 METRICS = {name: RANKING[name] for name in ("R@10", "R@50", "P@1", "RP@5", "nDCG@5")}
 Rankings = dict[str, list[str]]
-Gold = dict[str, set[str]]
+Gold = Mapping[str, frozenset[str]]
 
 
 def main() -> None:
     """Run the graph over the documents that are left, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("data", choices=TASKS)
     parser.add_argument("--documents", type=int, default=200)
     parser.add_argument("--split", default="dev", help="train, dev or test")
@@ -68,64 +65,64 @@ def main() -> None:
     prompts.DESCRIPTION = options.description
     split = str(DATA / options.data / f"{options.split}.jsonl")
     documents = read_documents(split)[: options.documents]
-    with Path(split).open() as file:
-        gold = {row["id"]: set(row["labels"]) for row in map(json.loads, file)}
-    labels = read_labels(str(DATA / options.data / "catalogue.jsonl"))
-    with progress("indexing", len(labels)) as show:
-        index = cached_index(labels, options.embedder, show)
-
-    print(f"{options.data}, {options.split}, {len(documents)} documents, {len(labels):,} labels; embedder "
+    gold = {document: labels.labels for document, labels in read_gold(split).items()}
+    job = job_of(options)
+    index = job.open_index()
+    print(f"{options.data}, {options.split}, {len(documents)} documents, {index.manifest.labels:,} labels; embedder "
           f"{index.manifest.embedder}, model {options.model}\n")  # fmt: skip
     systems: dict[str, Rankings] = {}
-    costs: dict[str, str] = {}
-    for mode in ("bm25", "dense", "hybrid"):
+    costs: dict[str, list[str]] = {}
+    for mode in RETRIEVAL:
         systems[mode], seconds = retrieve(index, documents, mode)
-        costs[mode] = f"{seconds / len(documents):.3f} | 0"
+        costs[mode] = [f"{seconds / len(documents):.3f}", "0"]
     if options.out is None:
-        print_table(systems, gold, costs)
+        print_systems(systems, gold, costs)
         return
-    name = f"{options.data}-{options.split}"
-    results = run_graph(options, name, index, documents)
+    results, log = run_graph(job, index, documents, options.out, f"{options.data}-{options.split}")
     costs["graph"] = cost(results)
-    systems["graph"], chosen = read_again(results, options.out / f"{name}.transitions.jsonl", labels)
-    print_table(systems, gold, costs)
-    print_differences(systems, gold)
+    systems["graph"], chosen = read_again(results, log, index.labels())
+    print_systems(systems, gold, costs)
     print_choice(chosen, gold)
 
 
-def retrieve(index: LabelIndex, documents: Iterable[Document], mode: str) -> tuple[Rankings, float]:
+def job_of(options: argparse.Namespace) -> Job:
+    """Return the graph's job."""
+    budget = {"turns": options.turns, "candidates": options.candidates}
+    return Job(
+        labels=str(DATA / options.data / "catalogue.jsonl"),
+        embedder=options.embedder,
+        shortlister=options.model,
+        selector=options.model,
+        task=TASKS[options.data],
+        budget={name: number for name, number in budget.items() if number is not None},
+    )
+
+
+def retrieve(index: LabelIndex, documents: Iterable[Document], mode: Mode) -> tuple[Rankings, float]:
     """Return the top 51 of every document, and the seconds that took."""
     started = perf_counter()
-    read = {d.id: d.text.encode()[: Budget.document].decode(errors="ignore") for d in documents}  # as the graph does
-    rankings = {key: [hit.label.id for hit in index.search(text, 51, mode)] for key, text in read.items()}
+    rankings = {d.id: [hit.label.id for hit in index.search(as_read(d), 51, mode)] for d in documents}
     return rankings, perf_counter() - started
 
 
 def run_graph(
-    options: argparse.Namespace, name: str, index: LabelIndex, documents: list[Document]
-) -> list[LabeledDocument]:
-    """Label what is left of the documents; return all results."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{name}.jsonl"
-    with Output(path) as output:
-        if todo := output.left(documents):
-            model = load_model(options.model)
-            budget = Budget.fitting(model, model, turns=options.turns, candidates=options.candidates)
-            log = options.out / f"{name}.transitions.jsonl"
-            graph = build_graph(model, model, index, task=TASKS[options.data], budget=budget, log=log)
-            with progress(name, len(documents), len(documents) - len(todo)) as show:
-                for done, result in enumerate(label_documents(graph, todo, concurrency=model.slots), start=1):
-                    output.write(result)
-                    show(len(documents) - len(todo) + done)
-    return list(read_records(path, LabeledDocument))
+    job: Job, index: LabelIndex, documents: list[Document], out: Path, name: str
+) -> tuple[list[LabeledDocument], Path]:
+    """Label the documents that are left. Return all results, and the file of the log."""
+    log = out / f"{name}.transitions.jsonl"
+
+    def label(todo: list[Document]) -> Iterable[LabeledDocument]:
+        return Labeller(job, index, *load_phases(job.shortlister, job.selector)).label(todo, log)
+
+    return label_left(out / f"{name}.jsonl", documents, label), log
 
 
-def read_again(results: list[LabeledDocument], log: Path, labels: list[Label]) -> tuple[Rankings, Rankings]:
+def read_again(results: list[LabeledDocument], log: Path, labels: Iterable[Label]) -> tuple[Rankings, Rankings]:
     """Return the rankings and the chosen labels, the selections read again from the model's logged answers.
 
     So a change of the fusion's coefficients costs no call.
     """
-    transitions, by_id = read_transitions(log), {label.id: label for label in labels}
+    transitions, by_id = read_log(log).steps, {label.id: label for label in labels}
     baseline: dict[str, float | None] = {}
     rankings: Rankings = {}
     chosen: Rankings = {}
@@ -142,49 +139,35 @@ def read_again(results: list[LabeledDocument], log: Path, labels: list[Label]) -
     return rankings, chosen
 
 
-def cost(results: list[LabeledDocument]) -> str:
+def cost(results: list[LabeledDocument]) -> list[str]:
     """Return the table's cells of cost: seconds, and tokens that the engine's cache did not spare."""
-    usage = sum((phase for result in results for phase in result.usage.values()), Usage())
-    tokens = usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
-    return f"{usage.seconds / len(results):.1f} | {tokens / len(results):,.0f}"
+    usage = spent(results)
+    return [f"{usage.seconds / len(results):.1f}", f"{worked_on(usage) / len(results):,.0f}"]
 
 
 def scores(rankings: Rankings, gold: Gold) -> dict[str, list[float]]:
     """Return every metric's value for every document."""
     clean = {key: [label for label in ranking if label != key] for key, ranking in rankings.items()}
-    return {
-        name: [metric(clean[key], frozenset(gold[key])) for key in sorted(clean)] for name, metric in METRICS.items()
-    }
+    return {name: [metric(clean[key], gold[key]) for key in sorted(clean)] for name, metric in METRICS.items()}
 
 
-def print_table(systems: dict[str, Rankings], gold: Gold, costs: dict[str, str]) -> None:
-    """Print a row a system."""
-    print("| | " + " | ".join(METRICS) + " | s/document | tokens/document |")
-    print("| --- |" + " --- |" * (len(METRICS) + 2))
-    for system, rankings in systems.items():
-        cells = [shown(bootstrap(values)) for values in scores(rankings, gold).values()]
-        print(f"| {system} | " + " | ".join(cells) + f" | {costs[system]} |")
-
-
-def print_differences(systems: dict[str, Rankings], gold: Gold) -> None:
-    """Print the paired difference of the graph and hybrid retrieval."""
-    graph, hybrid = scores(systems["graph"], gold), scores(systems["hybrid"], gold)
-    cells = [shown(bootstrap([a - b for a, b in zip(graph[m], hybrid[m], strict=True)]), "+") for m in METRICS]
-    print("| graph - hybrid | " + " | ".join(cells) + " | | |\n")
+def print_systems(systems: Mapping[str, Rankings], gold: Gold, costs: Mapping[str, list[str]]) -> None:
+    """Print a row a system, and the paired difference of the graph and hybrid retrieval."""
+    measured = {system: scores(rankings, gold) for system, rankings in systems.items()}
+    rows = [[system, *map(interval, values.values()), *costs[system]] for system, values in measured.items()]
+    if "graph" in measured:
+        pairs = [zip(measured["graph"][name], measured["hybrid"][name], strict=True) for name in METRICS]
+        rows.append(["graph - hybrid", *(interval([a - b for a, b in pair], "+") for pair in pairs), "", ""])
+    print_table(["", *METRICS, "s/document", "tokens/document"], rows)
 
 
 def print_choice(chosen: Rankings, gold: Gold) -> None:
-    """Print how good the chosen set is, as it stands."""
+    """Print the quality of the chosen set as it stands."""
     clean = {key: [label for label in labels if label != key] for key, labels in chosen.items()}
     values = [f1(labels, gold[key]) for key, labels in sorted(clean.items())]
     size = sum(map(len, clean.values())) / len(clean)
-    print(f"Chosen set: F1 {shown(bootstrap(values))}, {size:.1f} labels a document.")
-
-
-def shown(interval: Interval, sign: str = "") -> str:
-    """Return an interval as a cell: mean [low, high]."""
-    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+    print(f"\nChosen set: F1 {interval(values)}, {size:.1f} labels a document.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,4 +1,4 @@
-"""Whether ctd-agent keeps an engine as busy as the same prompts do that are sent to it with nothing around them.
+"""An engine's load under ctd-agent, beside that under the same prompts sent with nothing around them.
 
     python benchmarks/saturation.py --model local --documents 6
     python benchmarks/saturation.py --model vllm:MODEL --documents 64 --concurrency 16 --pointwise
@@ -6,18 +6,15 @@
 A run of the graph over the example's documents, then its logged prompts, exactly as they were, straight
 into the engine's HTTP endpoint: as many documents at once, each document's prompts one after the other.
 Each side has a fresh process and with it a fresh engine, so that neither finds the other's prefixes in
-the cache; the sides take turns. Only the time after the engine has answered a first call counts.
-Tokens are those the engine has worked on: prompts but for what its cache spared, and answers. The
-shortlist is cut to the first 20 of the document's search; the embedder is static.
+the cache. The sides take turns. Only the time after the engine has answered a first call counts.
+Tokens are those the engine has worked on: prompts without the part that its cache spared, and answers. The
+shortlist is cut to the first 20 of the document's search. The embedder is static.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,18 +22,16 @@ from time import perf_counter
 from typing import Any
 
 import httpx
+from script import command_line, in_own_process, print_table, run, spent, worked_on
 
-from ctd_agent.agents.chat_model import ChatModel
-from ctd_agent.agents.models import load_model
+from ctd_agent.agents.engines import ChatModel, Model, load_model
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.distill.metrics import bootstrap
-from ctd_agent.files import read_documents, read_labels
+from ctd_agent.files import read_documents
 from ctd_agent.graphs.batch import label_documents
-from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
+from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.transitions import read_log
+from ctd_agent.measure.metrics import bootstrap
 from ctd_agent.schema import Document, Exchange, Usage
-from ctd_agent.tools.index_cache import cached_index
 
 DATA = Path(__file__).parent.parent / "examples/debian"
 TASK = "tags that describe the software package"
@@ -45,7 +40,7 @@ Measured = tuple[Usage, float]
 
 def main() -> None:
     """Let both sides take turns, and print a row a pair."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="local")
     parser.add_argument("--documents", type=int, default=6)
     parser.add_argument("--concurrency", type=int, help="documents at once; default: what `label` takes")
@@ -60,66 +55,62 @@ def main() -> None:
         usage, seconds = (graph if options.side == "graph" else raw)(options)
         print(json.dumps({**usage.model_dump(), "seconds": seconds}))
         return
-    print("| pair | documents | tokens, graph | tokens, raw | from cache | tokens/s, graph | tokens/s, raw | ratio |")
-    print("| --: | --: | --: | --: | --: | --: | --: | --: |")
-    ratios = [pair(number, options) for number in range(1, options.pairs + 1)]
+    ratios: list[float] = []
+    header = ["pair", "documents", "tokens, graph", "tokens, raw", "from cache", "tokens/s, graph", "tokens/s, raw"]
+    print_table([*header, "ratio"], pairs(options, ratios), "r")
     mean, low, high = bootstrap(ratios)
     print(f"\nratio: mean {mean:.3f}, 95% bootstrap interval over the pairs [{low:.3f}, {high:.3f}]")
 
 
-def pair(number: int, options: argparse.Namespace) -> float:
-    """Measure both sides once, print the row, return the ratio of their tokens a second."""
-    with TemporaryDirectory() as folder:
-        log = Path(folder) / "log.jsonl"
-        mine, its = side("graph", log), side("raw", log)
-    rates = [work(usage) / seconds for usage, seconds in (mine, its)]
-    spared = mine[0].cached_tokens / mine[0].prompt_tokens
-    print(
-        f"| {number} | {options.documents} | {work(mine[0]):,} | {work(its[0]):,} | {spared:.0%} "
-        f"| {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.3f} |",
-        flush=True,
-    )
-    return rates[0] / rates[1]
+def pairs(options: argparse.Namespace, ratios: list[float]) -> Iterator[list[str]]:
+    """Measure both sides once a row, and add the ratio of their tokens a second to `ratios`."""
+    for number in range(1, options.pairs + 1):
+        with TemporaryDirectory() as folder:
+            log = Path(folder) / "log.jsonl"
+            mine, its = side("graph", log), side("raw", log)
+        tokens = [worked_on(usage) for usage, _ in (mine, its)]
+        rates = [count / seconds for count, (_, seconds) in zip(tokens, (mine, its), strict=True)]
+        spared = mine[0].cached_tokens / mine[0].prompt_tokens
+        ratios.append(rates[0] / rates[1])
+        cells = [*(f"{count:,}" for count in tokens), f"{spared:.0%}", *(f"{rate:.1f}" for rate in rates)]
+        yield [str(number), str(options.documents), *cells, f"{ratios[-1]:.3f}"]
 
 
 def side(name: str, log: Path) -> Measured:
     """Run one side in a process of its own."""
-    command = [sys.executable, *sys.argv, "--side", name, "--log", str(log)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
-    fields = json.loads(done.stdout.splitlines()[-1])
+    fields = in_own_process("--side", name, "--log", str(log))
     return Usage(**{**fields, "seconds": 0.0}), fields["seconds"]
-
-
-def work(usage: Usage) -> int:
-    """Return the tokens that the engine had to work on."""
-    return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
 
 
 def graph(options: argparse.Namespace) -> Measured:
     """Label the documents, and log it."""
-    model = loaded(options)
-    index = cached_index(read_labels(str(DATA / "catalogue.jsonl")), "static")
+    job = Job(
+        labels=str(DATA / "catalogue.jsonl"),
+        embedder="static",
+        shortlister=options.model,
+        selector=options.model,
+        selecting="pointwise" if options.pointwise else None,
+        task=TASK,
+        budget={"turns": options.turns, "candidates": 20, "seconds": 1e6, "tokens": 10**9},
+        select_sampling=Sampling(max_tokens=options.max_tokens),
+        concurrency=options.concurrency,
+    )
+    labeller = job.open()
+    warm(labeller.selector)
     texts = [document.text for document in read_documents(str(DATA / "documents.jsonl"))]
     documents = [Document(id=str(n), text=text) for n, text in enumerate(islice(cycle(texts), options.documents))]
-    app = build_graph(
-        model,
-        model,
-        index,
-        task=TASK,
-        budget=Budget(turns=options.turns, candidates=20, seconds=1e6, tokens=10**9),
-        select_sampling=Sampling(max_tokens=options.max_tokens),
-        log=options.log,
-    )
+    app = labeller.graph(options.log)
     started = perf_counter()
-    results = list(label_documents(app, documents, concurrency=options.concurrency or model.slots))
-    seconds = perf_counter() - started
-    return sum((phase for result in results for phase in result.usage.values()), Usage()), seconds
+    results = list(label_documents(app, documents, concurrency=labeller.concurrency))
+    return spent(results), perf_counter() - started
 
 
 def raw(options: argparse.Namespace) -> Measured:
     """Send the log's prompts to the engine's endpoint."""
-    model = loaded(options)
-    exchanges = [[step.exchange for step in steps if step.exchange] for steps in read_transitions(options.log).values()]
+    model = load_model(options.model)
+    assert isinstance(model, ChatModel)
+    warm(model)
+    exchanges = [[step.exchange for step in steps if step.exchange] for steps in read_log(options.log).steps.values()]
     client = httpx.Client(timeout=600.0, trust_env=False, limits=httpx.Limits(max_connections=None))
     send = sender(model, client)
     started = perf_counter()
@@ -129,7 +120,7 @@ def raw(options: argparse.Namespace) -> Measured:
 
 
 def sender(model: ChatModel, client: httpx.Client) -> Callable[[Exchange], Usage]:
-    """Return what sends an exchange's prompts one by one, and counts their tokens."""
+    """Return a function that sends an exchange's prompts one by one, and counts their tokens."""
     chat: Any = model.chat
     url = f"{chat.openai_api_base}/chat/completions"
 
@@ -153,12 +144,10 @@ def sender(model: ChatModel, client: httpx.Client) -> Callable[[Exchange], Usage
     return send
 
 
-def loaded(options: argparse.Namespace) -> ChatModel:
-    """Start the engine, and let it answer once."""
-    model = load_model(options.model)
+def warm(model: Model) -> None:
+    """Let the engine answer once."""
     model.ask(Exchange(messages=[{"role": "user", "content": "Hello"}], options={"max_tokens": 1}))
-    return replace(model, listwise=False) if options.pointwise else model
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,12 +1,12 @@
-"""The labels and the queries of index_scale.py, which says what they are."""
+"""The labels and the queries of index_scale.py. Its docstring describes them."""
 
 import random
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
+from script import as_read
+
 from ctd_agent.files import read_documents, read_labels
-from ctd_agent.graphs.labeling import Budget
 from ctd_agent.schema import Label
 
 
@@ -52,9 +52,8 @@ def wordnet(folder: Path) -> Iterator[Label]:
 
 def queries(debian: Path) -> list[str]:
     """Return the documents' texts, cut as the labelling graph cuts them."""
-    documents = [
-        document
+    return [
+        as_read(document)
         for data in ("debian-tags", "debian-suggests")
-        for document in islice(read_documents(str(debian / data / "dev.jsonl")), 100)
+        for document in read_documents(str(debian / data / "dev.jsonl"))[:100]
     ]
-    return [document.text.encode()[: Budget.document].decode(errors="ignore") for document in documents]

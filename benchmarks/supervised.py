@@ -9,14 +9,14 @@ and napkinxc (`pip install napkinxc`, built from source). 95% intervals are boot
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from script import command_line, interval, print_table, run
 
-from ctd_agent.distill.evaluation import RANKING
-from ctd_agent.distill.metrics import bootstrap
 from ctd_agent.files import read_documents, read_gold
+from ctd_agent.measure.evaluate import RANKING
 
 METRICS = ("R@50", "P@1", "RP@5", "nDCG@5")
 DEPTH = 50  # labels of a ranking
@@ -24,26 +24,27 @@ DEPTH = 50  # labels of a ranking
 
 def main() -> None:
     """Print the references at every size, as markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--train", required=True)
     parser.add_argument("--test", required=True)
     parser.add_argument("--documents", type=int, default=200, help="of the test")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100], help="numbers of training documents")
-    options = parser.parse_args()
+    print_table(["training documents", "", *METRICS], references(parser.parse_args()), "rl")
+
+
+def references(options: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield a row a size and classifier."""
     train, gold = read_documents(options.train), read_gold(options.train)
     test, right = read_documents(options.test)[: options.documents], read_gold(options.test)
-    print("| training documents | | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 2) + "|")
     for size in options.sizes:
         known = train[:size]
-        texts, others = features([one.text for one in known], [one.text for one in test])
+        labels = [gold[document.id].labels for document in known]
+        texts, tests = features([document.text for document in known], [document.text for document in test])
         for name, ranked in (("linear", linear), ("tree", tree)):
-            rankings = ranked(texts, [gold[one.id].labels for one in known], others)
-            cells = []
-            for metric in METRICS:
-                pairs = zip(test, rankings, strict=True)
-                mean, low, high = bootstrap([RANKING[metric](got, right[one.id].labels) for one, got in pairs])
-                cells.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
-            print(f"| {len(known):,} | {name} | " + " | ".join(cells) + " |")
+            pairs = [(ranking, right[document.id].labels) for document, ranking in
+                     zip(test, ranked(texts, labels, tests), strict=True)]  # fmt: skip
+            cells = [interval([RANKING[metric](*pair) for pair in pairs]) for metric in METRICS]
+            yield [f"{len(known):,}", name, *cells]
 
 
 def features(known: Sequence[str], others: Sequence[str]) -> tuple[Any, Any]:
@@ -55,7 +56,7 @@ def features(known: Sequence[str], others: Sequence[str]) -> tuple[Any, Any]:
 
 
 def linear(known: Any, right: Sequence[frozenset[str]], others: Any) -> list[list[str]]:
-    """Return the labels of every other document, likeliest first, of those that some known document has."""
+    """Return the labels of every other document, likeliest first, of those that any known document has."""
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import MultiLabelBinarizer
     from sklearn.svm import LinearSVC
@@ -70,13 +71,13 @@ def tree(known: Any, right: Sequence[frozenset[str]], others: Any) -> list[list[
     """Return the same from a probabilistic label tree."""
     from napkinxc.models import PLT
 
-    labels = sorted({label for some in right for label in some})
+    labels = sorted(frozenset().union(*right))
     number = {label: at for at, label in enumerate(labels)}
     with tempfile.TemporaryDirectory() as folder:
         model = PLT(folder, seed=0, threads=1)
-        model.fit(known, [sorted(number[label] for label in some) for some in right])
-        return [[labels[at] for at in found] for found in model.predict(others, top_k=DEPTH)]
+        model.fit(known, [sorted(number[label] for label in row) for row in right])
+        return [[labels[at] for at in ranking] for ranking in model.predict(others, top_k=DEPTH)]
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,8 +1,8 @@
-"""What the two-phase graph is compared with: systems that label a document another way, on the same index and model.
+"""Systems to compare the two-phase graph with: they label a document another way, on the same index and model.
 
-Every system is a function from a Document to a LabeledDocument, so a run of it is scored like a run of the
-graph: `shortlist` is all that was found, best first, and `labels` is what the model chose of it. No answer
-is trusted: what is malformed is the document's Failure, a label that is not there is dropped.
+Every system is a function from a Document to a LabeledDocument, so its run is scored like a run of the graph.
+`shortlist` has every label that was found, best first, and `labels` the model's choice. No answer is trusted: a
+malformed one is the document's Failure, a label that is not there is dropped.
 
 `retrieve-then-rank` is the program of Infer-Retrieve-Rank (D'Oosterlinck et al. 2024, arXiv 2401.12178): the
 model predicts terms from the document, each is searched, a label's score is the best of its searches', and the
@@ -22,13 +22,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json
 
-from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.engines import ChatModel, EngineError
 from ctd_agent.agents.prompts import DEFAULT_TASK, SYSTEM, Message, defused, described, quoted
 from ctd_agent.agents.sampling import GREEDY
-from ctd_agent.agents.selector import ANSWER_TOKENS, unfenced
+from ctd_agent.agents.selecting.listwise import ANSWER_TOKENS, unfenced
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.state import begin, found_by, merge
 from ctd_agent.schema import (
+    MODEL,
+    QUERY,
     Candidate,
     ChosenLabel,
     Document,
@@ -41,18 +43,18 @@ from ctd_agent.schema import (
     Usage,
 )
 from ctd_agent.tools.label_index import Hit, LabelIndex, Mode
-from ctd_agent.tools.label_search import QUERY
 
 System = Callable[[Document], LabeledDocument]
 
+OWN = "labels"  # the source of what the search for the document finds
 RETRIEVAL: tuple[Mode, ...] = ("bm25", "dense", "hybrid")
-HITS = 100  # labels that a search brings, as the graph's own for the document
+HITS = 100  # labels a search, as in the graph's own for the document
 CHOSEN = 10  # labels that an answer names at most
 OPTIONS = 20  # labels that the model is shown
-SHOWN = 10  # of the document's own search, before a conversation's first turn
-SEARCHES = 5  # that the model may make in a turn
+SHOWN = 10  # hits of the document's own search that open a conversation
+SEARCHES = 5  # the model's bound in a turn
 NEW = 2  # labels that a search of a conversation adds to what is shown
-TOKENS = 120  # of a small model's answer: ten names
+TOKENS = 120  # a small model's answer: ten names
 
 
 def retrieval(index: LabelIndex) -> dict[str, System]:
@@ -64,7 +66,7 @@ def baselines(model: ChatModel, index: LabelIndex, *, task: str = DEFAULT_TASK, 
     """Return the systems with a model, by name.
 
     `no-tool` names labels freely, and each is mapped to the nearest in the index; `retrieve-then-rank` is
-    described above; `monolithic` searches, for `turns` turns at most, and chooses in one conversation.
+    described above, and `monolithic` searches, for `turns` turns at most, and chooses in one conversation.
     """
     programs: dict[str, Callable[..., None]] = {
         "no-tool": _name_freely,
@@ -82,7 +84,7 @@ class _FailedError(Exception):
 
 @dataclass
 class _Work:
-    """One document under way: what is read of it, what was found and chosen, and what that cost."""
+    """One document under way: the text that is read, the labels found and chosen, and the cost."""
 
     text: str
     candidates: dict[str, Candidate] = field(default_factory=dict)
@@ -91,8 +93,8 @@ class _Work:
 
 
 def _run(program: Callable[[_Work], None], document: Document) -> LabeledDocument:
-    """Return what a program makes of a document; it reads as much of it as the graph does."""
-    state = begin(document, Budget.document)
+    """Return a program's result for a document, of which it reads as much as the graph does."""
+    state = begin(document, Budget().document)
     work, failure = _Work(state["text"]), None
     try:
         if not work.text:
@@ -114,19 +116,19 @@ def _run(program: Callable[[_Work], None], document: Document) -> LabeledDocumen
 
 
 def _retrieve(index: LabelIndex, mode: Mode, work: _Work) -> None:
-    work.candidates = found_by(0, "", _search(work, index, work.text, HITS, mode))
+    work.candidates = found_by(OWN, "", _search(work, index, work.text, HITS, mode))
 
 
 def _name_freely(model: ChatModel, index: LabelIndex, task: str, work: _Work) -> None:
     for name in _ask(work, "select", model, _naming(work.text, task)):
         hits = _search(work, index, name, 1)
-        work.candidates = merge(work.candidates, found_by(1, name, hits))
+        work.candidates = merge(work.candidates, found_by(MODEL, name, hits))
         work.chosen += [hit.label for hit in hits]
 
 
 def _retrieve_then_rank(model: ChatModel, index: LabelIndex, task: str, work: _Work) -> None:
     for term in _ask(work, "shortlist", model, _naming(work.text, task)):
-        for key, new in found_by(1, term, _search(work, index, term, HITS)).items():
+        for key, new in found_by(MODEL, term, _search(work, index, term, HITS)).items():
             old = work.candidates.get(key, Candidate(new.label, 0.0, []))
             score = max(old.score, new.found_by[0].score)
             work.candidates[key] = Candidate(new.label, score, old.found_by + new.found_by)
@@ -136,16 +138,16 @@ def _retrieve_then_rank(model: ChatModel, index: LabelIndex, task: str, work: _W
 
 def _converse(model: ChatModel, index: LabelIndex, task: str, work: _Work, turns: int) -> None:
     hits = _search(work, index, work.text, HITS)
-    work.candidates = found_by(0, "", hits)
+    work.candidates = found_by(OWN, "", hits)
     shown = [hit.label for hit in hits[:SHOWN]]
-    found = f"Searching the catalogue for the document itself found:\n{_lines(_titles(shown))}"
-    messages = _opening(work.text, task, f"{found}\n\n{_SEARCH}")
+    known = f"Searching the catalogue for the document itself found:\n{_lines(_titles(shown))}"
+    messages = _opening(work.text, task, f"{known}\n\n{_SEARCH}")
     for turn in range(1, turns + 1):
         queries = _ask(work, "shortlist", model, messages, limit=SEARCHES)
         results = []
         for query in queries:
             hits = _search(work, index, query, HITS)
-            work.candidates = merge(work.candidates, found_by(turn, query, hits))
+            work.candidates = merge(work.candidates, found_by(MODEL, query, hits))
             new = [hit.label for hit in hits if hit.label not in shown][:NEW]
             shown += new
             results.append(f"{defused(query)}:\n{_lines(_titles(new)) or 'nothing new'}")
@@ -169,7 +171,7 @@ def _search(work: _Work, index: LabelIndex, query: str, limit: int, mode: Mode =
 
 
 def _choose(work: _Work, model: ChatModel, messages: list[Message], options: Mapping[str, Label]) -> None:
-    """Have the model choose from the options, by the titles it was shown; what is none of them is dropped."""
+    """Have the model choose from the options, by the titles it was shown. Other names are dropped."""
     known = {_key(title): label for title, label in options.items()}
     names = _ask(work, "select", model, messages, options)
     work.chosen = [known[_key(name)] for name in names if _key(name) in known]
@@ -187,7 +189,7 @@ def _ask(
 
     An answer that was cut counts as far as it goes.
     """
-    sampling = GREEDY.options(ANSWER_TOKENS if model.listwise else TOKENS)
+    sampling = GREEDY.options(ANSWER_TOKENS if model.selects == "listwise" else TOKENS)
     exchange = Exchange(messages=messages, options=sampling | {"response_format": _form(options, limit)})
     try:
         exchange = model.ask(exchange)
@@ -231,7 +233,7 @@ def _form(options: Iterable[str] | None, limit: int) -> dict[str, Any]:
 
 
 def _opening(text: str, task: str, ask: str) -> list[Message]:
-    """Return a prompt; all that are about one document share a prefix that the engine can cache."""
+    """Return a prompt. The prompts about a document share a prefix that the engine can cache."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{quoted(text)}\n\nWe look for {task}. {ask}"},
@@ -243,7 +245,7 @@ def _naming(text: str, task: str) -> list[Message]:
 
 
 def _titles(labels: Sequence[Label]) -> dict[str, Label]:
-    """Return labels by what the model reads of them: the name, and the description too where a name repeats."""
+    """Return labels by the text that the model reads: the name, and the description too where a name repeats."""
     times = Counter(label.name for label in labels)
     titles: dict[str, Label] = {}
     for label in labels:

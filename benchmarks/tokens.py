@@ -1,16 +1,14 @@
-"""How many tokens the prompts of a document have, phase by phase, and how many of them an earlier prompt shares.
+"""The tokens of a document's prompts, phase by phase, and how many of them an earlier prompt shares.
 
     python examples/debian/make.py                     # once: the two data sets
     python benchmarks/tokens.py --documents 100
 
-No prompt is answered: they are put together from the document's own search, as the graph does it, and
-counted by the tokenizer of `local` (Qwen2.5), chat template included. "Named only" leaves the
-descriptions out. Shared is the part of a document's second and later questions that is the same as in
-its first: what a prefix cache spares.
+No prompt is answered. They are put together from the document's own search, as in the graph, and counted by
+the tokenizer of `local` (Qwen2.5), chat template included. "Named only" leaves the descriptions out. A prefix
+cache spares the shared part: what a document's later questions have in common with its first.
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean
@@ -18,48 +16,52 @@ from typing import Any
 
 import httpx
 from phases import TASKS
+from script import as_read, command_line, print_table, run
 
-from ctd_agent.agents.llama import llama_server
+from ctd_agent.agents.engines.llama import llama_server
+from ctd_agent.agents.engines.weights import fetch
 from ctd_agent.agents.prompts import described, listwise_prompt, pointwise_prompt, search_prompt
-from ctd_agent.agents.weights import fetch
+from ctd_agent.agents.selecting.pointwise import Pointwise
 from ctd_agent.console import progress
 from ctd_agent.files import read_documents, read_labels
-from ctd_agent.graphs.budget import POINTWISE_CANDIDATES, Budget
-from ctd_agent.graphs.labeling import DOCUMENT_HITS, SHOWN
+from ctd_agent.graphs.budget import Budget
+from ctd_agent.graphs.labeling import SHOWN
 from ctd_agent.graphs.state import found_by, shortlist
 from ctd_agent.schema import Candidate, Exchange
 from ctd_agent.tools.index_cache import cached_index
 from ctd_agent.tools.label_search import found_text
+from ctd_agent.tools.sources import DOCUMENT_HITS
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
-Counts = dict[str, list[float]]
 
 
 def main() -> None:
     """Count for both data sets, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--split", default="train")
     options = parser.parse_args()
     tokenizer = Tokenizer(llama_server(fetch()))
-    print("| data | documents | prompt | tokens | named only |")
-    print("| --- | --: | --- | --: | --: |")
-    for data, task in TASKS.items():
-        documents = read_documents(str(DATA / data / f"{options.split}.jsonl"))[: options.documents]
-        index = cached_index(read_labels(str(DATA / data / "catalogue.jsonl")), "static")
-        rows: dict[str, tuple[list[float], list[float]]] = {}
-        with progress(data, len(documents)) as show:
-            for number, document in enumerate(documents, start=1):
-                text = document.text.encode()[: Budget.document].decode(errors="ignore")
-                found = list(found_by(0, "", index.search(text, DOCUMENT_HITS)).values())
-                whole, named = (count(tokenizer, text, task, some) for some in (found, [bare(c) for c in found]))
-                for name in whole:
-                    both = rows.setdefault(name, ([], []))
-                    both[0].append(whole[name])
-                    both[1].append(named[name])
-                show(number)
-        for name, (whole_counts, named_counts) in rows.items():
-            print(f"| {data} | {len(documents)} | {name} | {mean(whole_counts):,.0f} | {mean(named_counts):,.0f} |")
+    rows = (row for data in TASKS for row in counted(tokenizer, data, options.split, options.documents))
+    print_table(["data", "documents", "prompt", "tokens", "named only"], rows, "lrl")
+
+
+def counted(tokenizer: "Tokenizer", data: str, split: str, limit: int) -> Iterator[list[str]]:
+    """Yield a data set's rows: the mean tokens of a prompt, with and without descriptions."""
+    documents = read_documents(str(DATA / data / f"{split}.jsonl"))[:limit]
+    index = cached_index(read_labels(str(DATA / data / "catalogue.jsonl")), "static")
+    sizes: list[dict[str, float]] = []
+    bare_sizes: list[dict[str, float]] = []
+    with progress(data, len(documents)) as show:
+        for number, document in enumerate(documents, start=1):
+            text = as_read(document)
+            candidates = list(found_by("labels", "", index.search(text, DOCUMENT_HITS)).values())
+            sizes.append(count(tokenizer, text, TASKS[data], candidates))
+            bare_sizes.append(count(tokenizer, text, TASKS[data], list(map(bare, candidates))))
+            show(number)
+    for name in dict.fromkeys(name for size in sizes for name in size):
+        means = [f"{mean(size[name] for size in rows if name in size):,.0f}" for rows in (sizes, bare_sizes)]
+        yield [data, str(len(documents)), name, *means]
 
 
 class Tokenizer:
@@ -82,23 +84,25 @@ def bare(candidate: Candidate) -> Candidate:
     return Candidate(label=label, score=candidate.score, found_by=candidate.found_by)
 
 
-def count(tokenizer: Tokenizer, text: str, task: str, found: list[Candidate]) -> dict[str, float]:
-    """Return the tokens of each of a document's prompts, by what it is."""
-    size = Budget.candidates
-    opening = search_prompt(text, task, found_text([c.label.name for c in found[:SHOWN]]), 8, native=False)
-    listed = shortlist({c.label.id: c for c in found}, size)
-    questions = [described(c.label) for c in listed[:POINTWISE_CANDIDATES]]
-    asked = [tokenizer.tokens(p) for p in Exchange(messages=pointwise_prompt(text, task), questions=questions).prompts]
-    same = [takewhile(lambda pair: pair[0] == pair[1], zip(asked[0], later, strict=False)) for later in asked[1:]]
-    shared = sum(len(list(one)) for one in same)
-    total = sum(map(len, asked))
+def count(tokenizer: Tokenizer, text: str, task: str, candidates: list[Candidate]) -> dict[str, float]:
+    """Return the tokens of each of a document's prompts, by its name."""
+    size = Budget().candidates
+    opening = search_prompt(text, task, found_text([c.label.name for c in candidates[:SHOWN]]), 8, native=False)
+    listed = shortlist({c.label.id: c for c in candidates}, size)
+    shown = [described(c.label) for c in listed]
+    questions = shown[: Pointwise.candidates]
+    prompts = Exchange(messages=pointwise_prompt(text, task), questions=questions).prompts
+    first, *later = map(tokenizer.tokens, prompts)
+    same = [takewhile(lambda pair: pair[0] == pair[1], zip(first, prompt, strict=False)) for prompt in later]
+    shared = sum(len(list(pairs)) for pairs in same)
+    total = len(first) + sum(map(len, later))
     return {
         "phase 1, a turn": len(tokenizer.tokens(opening)),
-        f"phase 2, listwise, {size} candidates": len(tokenizer.tokens(listwise_prompt(text, task, listed))),
+        f"phase 2, listwise, {size} candidates": len(tokenizer.tokens(listwise_prompt(text, task, shown))),
         f"phase 2, pointwise, {len(questions)} questions": total,
         "of these, not shared": total - shared,
     }
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

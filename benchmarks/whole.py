@@ -1,7 +1,7 @@
-"""A student of the whole output at once, asked what it was taught: the comparison that the graph has no place for.
+"""A student of the whole output, asked for both phases' work in one answer, which the graph has no place for.
 
-Its searches go on the shortlist as a model's do in the graph; a label that it names is the one that is called so, or
-else the first that a search for the name finds.
+Its searches go on the shortlist as a model's do in the graph. A name in its answer stands for the label of that name,
+or else for the first that a search for the name finds.
 """
 
 from collections.abc import Sequence
@@ -10,16 +10,26 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ctd_agent.agents.chat_model import ChatModel, EngineError
+from ctd_agent.agents.engines import ChatModel, EngineError
 from ctd_agent.agents.prompts import standard_prompt
 from ctd_agent.agents.sampling import GREEDY
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import DOCUMENT_HITS
 from ctd_agent.graphs.state import begin, found_by, merge, shortlist
-from ctd_agent.schema import ChosenLabel, Document, Exchange, Failure, Label, LabeledDocument, ShortlistEntry, Usage
+from ctd_agent.schema import (
+    MODEL,
+    ChosenLabel,
+    Document,
+    Exchange,
+    Failure,
+    Label,
+    LabeledDocument,
+    Search,
+    ShortlistEntry,
+    Usage,
+)
 from ctd_agent.tools.label_index import LabelIndex
-from ctd_agent.tools.label_search import Search
+from ctd_agent.tools.sources import DOCUMENT_HITS
 
 ANSWER_TOKENS = 800
 
@@ -33,7 +43,7 @@ class Whole:
     """Labels documents by one answer each."""
 
     def __init__(self, model: ChatModel, labels: Sequence[Label], index: LabelIndex, task: str, budget: Budget) -> None:
-        """Take the model that answers, and what the graph would be given; of the budget only what bounds texts."""
+        """Take the model that answers, and the graph's own settings. The budget bounds the texts and the shortlist."""
         self._model = model
         self._by_name = {_key(label.name): label for label in reversed(labels)}
         self._index = index
@@ -41,29 +51,29 @@ class Whole:
         self._budget = budget
 
     def label(self, document: Document) -> LabeledDocument:
-        """Ask once, and look up what is named; where there is no usable answer, what a search for the text finds."""
+        """Ask once, and look up the named labels. Without a usable answer only the document's own search counts."""
         text = begin(document, self._budget.document)["text"]
-        exchange, said, failure = self._ask(text)
+        exchange, answer, failure = self._ask(text)
         started = perf_counter()
-        found = found_by(0, "", self._index.search(text, DOCUMENT_HITS))
-        for query in {_key(query): query for query in said.searches if query.strip()}.values():
+        candidates = found_by("labels", "", self._index.search(text, DOCUMENT_HITS))
+        for query in {_key(query): query for query in answer.searches if query.strip()}.values():
             search = Search(query=query)
-            found = merge(found, found_by(1, query, self._index.search(search.query, search.limit)))
-        named = {label.id: label.name for name in said.labels if (label := self._named(name))}
+            candidates = merge(candidates, found_by(MODEL, query, self._index.search(search.query, search.limit)))
+        named = {label.id: label.name for name in answer.labels if (label := self._named(name))}
         chosen = [ChosenLabel(id=key, name=name, rank=at, score=1) for at, (key, name) in enumerate(named.items(), 1)]
         return LabeledDocument(
             id=document.id,
             labels=chosen,
             shortlist=[
-                ShortlistEntry(c.label.id, c.score, c.found_by) for c in shortlist(found, self._budget.candidates)
+                ShortlistEntry(c.label.id, c.score, c.found_by) for c in shortlist(candidates, self._budget.candidates)
             ],
             usage={"search": Usage(seconds=perf_counter() - started), "select": exchange.usage},
             failure=failure,
         )
 
     def _ask(self, text: str) -> tuple[Exchange, _Answer, Failure | None]:
-        answer = {"name": "whole", "schema": _schema(self._budget.candidates), "strict": True}
-        options: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": answer}}
+        form = {"name": "whole", "schema": _schema(self._budget.candidates), "strict": True}
+        options: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": form}}
         messages = standard_prompt(text, self._task, reasons=False)
         try:
             exchange = self._model.ask(Exchange(messages=messages, options=GREEDY.options(ANSWER_TOKENS) | options))

@@ -1,4 +1,4 @@
-"""What the data sets beside this have in common: packages out of the Debian archive, splits, files, a card.
+"""Common to the data sets in this folder: packages out of the Debian archive, splits, files, a card.
 
 Only ``apt-get`` and ``dpkg-deb`` are needed, and no root: apt works in a state folder of its own, with
 the Debian sources configured on the machine.
@@ -74,7 +74,7 @@ def digest(text: str) -> str:
 
 
 def split_of(source: str) -> str:
-    """The split of all that comes from one source."""
+    """The split of every document that comes from a source."""
     percent = int(digest(source), 16) % 100
     return next(split for split, bound in SPLITS if percent < bound)
 
@@ -106,7 +106,7 @@ def counts(catalogue: list[Record], splits: Splits) -> str:
     """A data set's size, as a card's table."""
     documents = [row for rows in splits.values() for row in rows]
     sizes = [f"{len(rows):,}" for rows in splits.values()]
-    used = {one for row in documents for one in row["labels"]}
+    used = {label_id for row in documents for label_id in row["labels"]}
     mean = fmean(len(row["labels"]) for row in documents)
     cells = [f"{len(catalogue):,}", f"{len(used):,}", *sizes, f"{mean:.2f}"]
     head = ["labels", "of them used", *splits, "labels per document"]

@@ -11,59 +11,47 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ctd_agent.agents.models import load_phases
-from ctd_agent.console import progress
-from ctd_agent.distill.corpora import Recipe, make_corpus
-from ctd_agent.distill.evaluation import evaluate
-from ctd_agent.distill.training.course import Plan
+from ctd_agent.console import report
+from ctd_agent.distill.corpus import Recipe, make_corpus
+from ctd_agent.distill.training.plan import Plan
 from ctd_agent.distill.training.students import train
 from ctd_agent.files import read_documents, read_gold, read_labels
-from ctd_agent.graphs.batch import Output, label_documents
-from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_transitions
-from ctd_agent.records import read_records
-from ctd_agent.schema import Document, LabeledDocument
-from ctd_agent.tools.index_cache import cached_index
+from ctd_agent.graphs.batch import Output
+from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.transitions import log_of
+from ctd_agent.measure.evaluate import evaluate
+from ctd_agent.measure.trace import read_traces
+from ctd_agent.schema import Document
 
 DATA = Path(__file__).parent / "debian"
+LABELS = str(DATA / "catalogue.jsonl")
 TASK = "tags that describe the software package"
-LABELS = read_labels(str(DATA / "catalogue.jsonl"))
+TEACHER = Job(labels=LABELS, task=TASK, budget={"candidates": 10})
 
 
 def main(out: Path) -> None:
     documents, gold = read_documents(str(DATA / "documents.jsonl")), read_gold(str(DATA / "gold.jsonl"))
     to_learn_from, to_score_on = documents[:24], documents[24:36]
 
-    label("local", "local", to_learn_from, out / "teacher.jsonl")
+    label(TEACHER, to_learn_from, out / "teacher.jsonl")
     if not (out / "corpus").exists():
-        make_corpus([out / "teacher.jsonl.transitions.jsonl"], gold, Recipe(dev=0), out / "corpus")
-    train(out / "corpus", base(), out / "students", Plan(steps=20, max_length=64), LABELS)
+        make_corpus([log_of(out / "teacher.jsonl")], gold, Recipe(dev=0), out / "corpus")
+    train(out / "corpus", base(), out / "students", Plan(steps=20, max_length=64), read_labels(LABELS))
 
-    students = f"encoder:{out / 'students/shortlister'}", f"encoder:{out / 'students/selector'}"
-    label("local", "local", to_score_on, out / "test-teacher.jsonl")
-    label(*students, to_score_on, out / "test-students.jsonl")
+    specs = {phase: f"encoder:{out / 'students' / phase}" for phase in ("shortlister", "selector")}
+    label(TEACHER, to_score_on, out / "test-teacher.jsonl")
+    label(TEACHER.model_copy(update=specs), to_score_on, out / "test-students.jsonl")
     for name in ("teacher", "students"):
-        run = out / f"test-{name}.jsonl"
-        steps = read_transitions(run.with_name(f"{run.name}.transitions.jsonl"))
-        found = evaluate(list(read_records(run, LabeledDocument)), gold, steps)
-        seconds = sum(cost.seconds for cost in found.cost.values())
-        print(f"{name}: RP@5 {found.metrics['RP@5'].mean:.2f}, {seconds:.2f} seconds a document")
+        score = evaluate(read_traces(out / f"test-{name}.jsonl", gold), gold)
+        seconds = sum(cost.seconds for cost in score.cost.values())
+        print(f"{name}: RP@5 {score.metrics['RP@5'].mean:.2f}, {seconds:.2f} seconds a document")
 
 
-def label(shortlister: str, selector: str, documents: list[Document], run: Path) -> None:
-    """Label what is left of the documents; the log lies beside the results."""
-    models = load_phases(shortlister, selector)
-    embedder = getattr(models[0], "embedder", None)  # an encoder's own; else what fits the catalogue
-    budget = Budget.fitting(*models, candidates=10)
-    log = run.with_name(f"{run.name}.transitions.jsonl")
-    graph = build_graph(*models, cached_index(LABELS, embedder), task=TASK, budget=budget, log=log)
+def label(job: Job, documents: list[Document], run: Path) -> None:
+    """Label the documents that are left; the log lies beside the results."""
     with Output(run) as results:
-        todo = results.left(documents)
-        with progress(run.stem, len(todo)) as show:
-            for done, result in enumerate(label_documents(graph, todo), start=1):
-                results.write(result)
-                show(done)
+        if todo := results.left(documents):
+            report(job.open().label(todo, log_of(run)), results.write, len(documents), len(documents) - len(todo))
 
 
 def base() -> str:

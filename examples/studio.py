@@ -9,9 +9,8 @@ import os
 from functools import cache
 from pathlib import Path
 
-from ctd_agent.files import read_labels
-from ctd_agent.graphs.labeling import LabelingGraph, build_graph
-from ctd_agent.tools.index_cache import cached_index
+from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.labeling import LabelingGraph
 
 EXAMPLE = Path(__file__).parent / "debian" / "catalogue.jsonl"
 
@@ -23,6 +22,6 @@ async def labeling() -> LabelingGraph:
 
 @cache
 def _labeling() -> LabelingGraph:
+    labels = os.environ.get("CTD_AGENT_LABELS", str(EXAMPLE))
     model = os.environ.get("CTD_AGENT_MODEL", "local")
-    index = cached_index(read_labels(os.environ.get("CTD_AGENT_LABELS", str(EXAMPLE))))
-    return build_graph(model, model, index)
+    return Job(labels=labels, shortlister=model, selector=model).open().graph()

@@ -1,4 +1,4 @@
-"""The systems that the graph is compared with: what each asks, and what it makes of the answers."""
+"""The systems that the graph is compared with: their prompts, and their reading of the answers."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from ctd_agent.agents.engines import ChatModel
 from ctd_agent.schema import Document, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 
-DOCUMENT = Document(id="one", text="The central bank raised interest rates")
+DOCUMENT = Document(id="1", text="The central bank raised interest rates")
 Make = Callable[..., ChatModel]
 
 
@@ -35,8 +35,8 @@ def offered(model: ChatModel, call: int) -> list[str] | None:
     """The names that an answer may hold, None for any."""
     assert isinstance(model.chat, ScriptedModel)
     schema = model.chat.options[call]["response_format"]["json_schema"]["schema"]
-    found = schema["properties"]["labels"]["items"].get("enum")
-    return None if found is None else list(found)
+    names = schema["properties"]["labels"]["items"].get("enum")
+    return None if names is None else list(names)
 
 
 @pytest.mark.parametrize("mode", ["bm25", "dense", "hybrid"])
@@ -62,9 +62,9 @@ def test_retrieve_then_rank_infers_terms_searches_each_and_chooses_from_what_was
     model = small(names("interest rates", "banks"), names("Commercial banks", "Interest rates"))
     result = baselines(model, index)["retrieve-then-rank"](DOCUMENT)
     assert chosen(result) == ["banks", "rates"]
-    found = {entry.id: entry for entry in result.shortlist}
-    assert {finding.query for finding in found["rates"].found_by} == {"interest rates", "banks"}
-    assert found["rates"].score == max(finding.score for finding in found["rates"].found_by), "the best of its searches"
+    (rates,) = (entry for entry in result.shortlist if entry.id == "rates")
+    assert {finding.query for finding in rates.found_by} == {"interest rates", "banks"}
+    assert rates.score == max(finding.score for finding in rates.found_by), "the best of its searches"
     assert set(offered(model, 1) or []) == {"Interest rates", "Inflation", "Football", "Tennis", "Elections",
                                             "Commercial banks", "Housing market", "Public health"}  # fmt: skip
     assert (result.usage["shortlist"].calls, result.usage["select"].calls) == (1, 1)
