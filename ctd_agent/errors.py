@@ -15,6 +15,11 @@ def redacted(text: str) -> str:
     return re.sub(r"(?<=://)[^/\s]+@", "***@", text)  # a password may hold an @
 
 
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line, cut; its type where it has none."""
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
 class CtdAgentError(Exception):
     """The base of both roots: no message holds a secret, not even one that quotes a server's answer."""
 

@@ -227,9 +227,8 @@ class Usage(Record):
 class LabeledDocument(Record):
     """The result of a document: one JSON line.
 
-    `truncated_from` is the document's length in characters when only its beginning was read,
-    else null. `failure` is null when every phase did its work; an empty `labels` without a
-    failure is a valid answer.
+    `truncated_from` is the document's length in characters when only its beginning was read, else null. `failure` is
+    null when every phase did its work; an empty `labels` without a failure is a valid answer.
 
     >>> LabeledDocument.model_validate_json('{"id": "1", "labels": [], "shortlist": [], "usage": {}}').failure is None
     True
@@ -261,11 +260,10 @@ class Reply(Record):
 class Exchange(Record):
     """One step's conversation with a model: the prompts exactly as sent, and the replies.
 
-    With no `questions` there was one prompt: `messages`. With questions there was one prompt per
-    question: `messages` with the question appended to the last message, so that the prompts share
-    a prefix the engine can cache, then, in the same way, one per baseline question behind
-    `baseline`, the same prompt about an empty document. `replies` has one entry per prompt, fewer
-    where the engine failed or the budget was spent.
+    With no `questions` there was one prompt: `messages`. With questions there was one prompt per question: `messages`
+    with the question appended to the last message, so that the prompts share a prefix the engine can cache, then, in
+    the same way, one per baseline question behind `baseline`, the same prompt about an empty document. `replies` has
+    one entry per prompt, fewer where the engine failed or the budget was spent.
     """
 
     messages: list[dict[str, Any]]

@@ -32,8 +32,7 @@ def evaluate(
 ) -> None:  # long by its options: their list is the command's documentation
     """Score a labelled run against right labels, with 95% bootstrap intervals over documents.
 
-    A run that is still going on can be scored. The ranking needs the run's log: without one it ends with
-    the shortlist.
+    A run that is still going on can be scored. The ranking needs the run's log: without one it ends with the shortlist.
     """
     from ctd_agent.console import note
     from ctd_agent.files import read_gold

@@ -30,10 +30,7 @@ def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: P
     with Output(output, job.retry_failed) as out:
         todo = out.left(documents, log)
         if done := len(documents) - len(todo):
-            note(
-                f"{output}: {done} of {len(documents)} documents are done"
-                + (", going on" if todo else ", nothing to do")
-            )
+            note(f"{output}: {done} of {len(documents)} documents are done, {'going on' if todo else 'nothing to do'}")
         failed = out.failed
         if todo:
             failed = label_each(job, todo, out.write, log, out, len(documents))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.errors import UserError
+from ctd_agent.errors import UserError, one_line
 from ctd_agent.extras import library
 from ctd_agent.files.tables import Fields
 
@@ -33,7 +33,7 @@ def _load(source: str) -> dict[str, Any]:
     try:
         loaded = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source)
     except Exception as error:  # the library has many exception types
-        raise UserError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"{source}: cannot be loaded: {one_line(error)}") from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     known = {SPLITS[name]: split for name, split in splits.items() if name in SPLITS}
     if not known:

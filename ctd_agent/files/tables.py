@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from ctd_agent.errors import UserError
+from ctd_agent.errors import UserError, one_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".txt", *DELIMITERS, ".jsonl", ".ndjson", ".parquet")
@@ -127,7 +127,7 @@ def _parquet_table(name: str, data: bytes) -> Table:
         columns = _header(name, file.schema_arrow.names)
         records = [record for batch in file.iter_batches() for record in batch.to_pylist()]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{name}: not readable as parquet: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name}: not readable as parquet: {one_line(error)}") from error
     return Table(name, columns, [(f"{name}: row {row}", record) for row, record in enumerate(records, 1)])
 
 

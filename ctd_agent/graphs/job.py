@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import field_validator
 
@@ -112,5 +111,5 @@ class Labeller:
 
     def label(self, documents: Iterable[Document], log: str | Path | None = None) -> Iterator[LabeledDocument]:
         """Yield every document's result as it comes."""
-        options: dict[str, Any] = {"concurrency": self.concurrency, "ordered": self.job.ordered}
-        yield from label_documents(self.graph(log), documents, **options)
+        graph, job = self.graph(log), self.job
+        yield from label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered)

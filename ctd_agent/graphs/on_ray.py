@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ctd_agent.errors import CtdError, UserError, redacted
+from ctd_agent.errors import CtdError, UserError, one_line, redacted
 from ctd_agent.extras import library
 from ctd_agent.graphs.faults import unforeseen
 from ctd_agent.graphs.job import Job
@@ -70,7 +70,7 @@ def label_shards(shards: Sequence[Path], job: Job, output: Path) -> Generator[Sh
                     raise UserError(row["fault"])
                 yield ShardReport.model_validate_json(row["report"])
     except ray.exceptions.RayError as error:
-        raise CtdError(f"Ray: {_one_line(error)}") from error
+        raise CtdError(f"Ray: {one_line(error)}") from error
 
 
 def _anywhere(job: Job) -> Job:
@@ -94,7 +94,7 @@ def _connected(ray: Any) -> Iterator[None]:
         # No secret goes into a runtime_env: Ray writes it to its logs as it is.
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"Ray: {_one_line(error)}") from error
+        raise UserError(f"Ray: {one_line(error)}") from error
     try:
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
@@ -115,14 +115,10 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise UserError(f"RAY_ADDRESS: no Ray cluster answers at {address} ({_one_line(error)})") from error
+        raise UserError(f"RAY_ADDRESS: no Ray cluster answers at {address} ({one_line(error)})") from error
 
 
 def _told(error: Exception) -> str:
     if isinstance(error, UserError | CtdError | OSError):
         return redacted(str(error))
     return redacted(unforeseen(error))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -1,8 +1,7 @@
 """Ranking metrics, to the digit of their sources, and bootstrap intervals.
 
-A ranking is a sequence of label ids, best first. Of a duplicate the first counts. A ranking
-shorter than k has misses for what it lacks. Gold is a non-empty set of label ids: a document
-without gold has no score, and ValueError says so.
+A ranking is a sequence of label ids, best first. Of a duplicate the first counts. A ranking shorter than k has misses
+for what it lacks. Gold is a non-empty set of label ids: a document without gold has no score, and ValueError says so.
 """
 
 import math

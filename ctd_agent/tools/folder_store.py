@@ -169,10 +169,7 @@ class FolderStore:
 
 
 def newest_build(where: Path) -> Path:
-    """Return the folder of the newest finished build.
-
-    Raises UserError where there is none.
-    """
+    """Return the folder of the newest finished build. Raises UserError where there is none."""
     finished = [build for build in _builds(where) if (build / MANIFEST).is_file()]
     if not finished:
         raise UserError(f"{where}: no finished index here; build one with `ctd-agent index CATALOGUE --out {where}`")
@@ -180,10 +177,7 @@ def newest_build(where: Path) -> Path:
 
 
 def copy_shard(build: Path, to: Path) -> None:
-    """Copy the points of a finished build.
-
-    Raises UserError where there is no room.
-    """
+    """Copy the points of a finished build. Raises UserError where there is no room."""
     try:
         shutil.copytree(build / "shard", to / "shard")
     except (OSError, shutil.Error) as error:
@@ -214,10 +208,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def locked(build: Path) -> FileLock:
-    """Return the lock of a build, held by this process.
-
-    Raises UserError where another process holds it.
-    """
+    """Return the lock of a build, held by this process. Raises UserError where another process holds it."""
     lock = FileLock(build / "lock")
     try:
         lock.acquire(timeout=0)

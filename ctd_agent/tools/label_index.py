@@ -101,11 +101,10 @@ class LabelIndex:
     ) -> "LabelIndex":
         """Index the labels at `where` (a folder or a server's collection URL), replacing what is there.
 
-        A build or an update of the same labels with the same embedder that was cut goes on where it was.
-        A folder's old index answers until the new one is done. `progress` is called with the number of
-        labels done after every batch.
-        Raises UserError for an empty catalogue, an id that is there twice, or a place that is not ours
-        or cannot be written.
+        A build or an update of the same labels with the same embedder that was cut goes on where it was. A folder's old
+        index answers until the new one is done. `progress` is called with the number of labels done after every batch.
+        Raises UserError for an empty catalogue, an id that is there twice, or a place that is not ours or cannot be
+        written.
         """
         _check(labels)
         model = load_embedder(embedder or default_embedder(len(labels)))

@@ -24,10 +24,9 @@ class GoneError(Exception):
 class Patience:
     """Calls to an engine, tried again with growing pauses. All calls share the knowledge of its state.
 
-    An engine that refuses (408, 409, 429) or fails (5xx) is asked ATTEMPTS times, and its
-    `Retry-After` is heeded. One that cannot be reached is asked twice if it has never answered: its
-    address is wrong. If it has, it is waited for up to PATIENCE seconds. Thereafter calls fail at
-    once for COOLING seconds, and then one tries again.
+    An engine that refuses (408, 409, 429) or fails (5xx) is asked ATTEMPTS times, and its `Retry-After` is heeded. One
+    that cannot be reached is asked twice if it has never answered: its address is wrong. If it has, it is waited for up
+    to PATIENCE seconds. Thereafter calls fail at once for COOLING seconds, and then one tries again.
     """
 
     def __init__(self, revive: Callable[[], None] = lambda: None) -> None:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ctd_agent.cache import cache_folder
-from ctd_agent.errors import CtdError, UserError
+from ctd_agent.errors import CtdError, UserError, one_line
 
 PATIENCE = 5.0  # seconds the hub has to send a first byte, name resolution and proxies included
 STALL = 30.0  # seconds without a byte that end a download which had begun
@@ -116,7 +116,7 @@ def hub_file(name: str) -> Path:
     except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.HFValidationError) as error:
         raise UserError(f"{name}: not on the Hugging Face Hub; a private or gated file needs HF_TOKEN") from error
     except Exception as error:  # HTTP, disk and transfer clients each have their own
-        raise CtdError(f"{name}: the Hugging Face Hub gave no file ({_line(error)})") from error
+        raise CtdError(f"{name}: the Hugging Face Hub gave no file ({one_line(error)})") from error
 
 
 def _download(weights: Weights, part: Path) -> None:
@@ -138,7 +138,7 @@ def _fill(weights: Weights, part: Path, show: Callable[[int], None]) -> None:
         try:
             return source(weights, part, show)  # the second goes on where the first stopped
         except (_NoSourceError, httpx.HTTPError, BadZipFile, KeyError) as error:
-            reasons.append(f"{host}: {_line(error)}")
+            reasons.append(f"{host}: {one_line(error)}")
     advice = f"with a network, run again to go on from there; without, put the file at {weights.path} by hand"
     raise CtdError(f"{weights.name}: {'; '.join(reasons)}; {advice}")
 
@@ -167,7 +167,7 @@ def _probe(weights: Weights) -> None:
             with _hub_bytes(weights, 0, 0):
                 answer.put("")
         except Exception as error:  # resolvers, proxies and certificates each have their own
-            answer.put(_line(error))
+            answer.put(one_line(error))
 
     Thread(target=ask, daemon=True).start()
     try:
@@ -236,7 +236,3 @@ def _progress(start: int, total: int) -> Iterator[Callable[[int], None]]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -62,7 +62,11 @@ def analyse(study: Study, gold: Mapping[str, Gold], out: Path) -> Characterizati
         ],
         recall_by_searches=_recall_by_searches(whole, interval),
         selection_given=_given(arms, interval),
-        ablations=[_variant(name, arms[name], whole, interval) for name in (WHOLE, *ABLATIONS) if name in arms],
+        ablations=[
+            _compared(name, _values(arms[name]), _values(whole), interval)
+            for name in (WHOLE, *ABLATIONS)
+            if name in arms
+        ],
         swap=_swap(study, arms, interval),
         steps=_steps(whole, study.near, interval),
         errors=_errors(whole, study.labels),
@@ -100,10 +104,6 @@ def _read(study: Study, gold: Mapping[str, Gold], out: Path) -> dict[str, Arm]:
 def _values(arm: Arm) -> dict[str, list[float]]:
     ranking = {name: [metric(trace.ranking, trace.right) for trace in arm] for name, metric in RANKED.items()}
     return ranking | {name: [metric(trace.chosen, trace.right) for trace in arm] for name, metric in CHOICE.items()}
-
-
-def _variant(name: str, arm: Arm, whole: Arm, interval: Bootstrap) -> Variant:
-    return _compared(name, _values(arm), _values(whole), interval)
 
 
 def _compared(

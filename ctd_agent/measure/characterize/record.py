@@ -41,10 +41,9 @@ class Swap(Record):
 class Step(Record):
     """The candidates' focus and confusion after one step of the graph.
 
-    `focus` is the share of the candidates' weight that lies on right labels and their neighbours: all
-    weigh the same until the selector has scored them. `confusion` is how often a neighbour of a right
-    label outranks it, of those pairs that the document's search found and the shortlist kept, null
-    where there are none.
+    `focus` is the share of the candidates' weight that lies on right labels and their neighbours: all weigh the same
+    until the selector has scored them. `confusion` is how often a neighbour of a right label outranks it, of those
+    pairs that the document's search found and the shortlist kept, null where there are none.
     """
 
     name: str

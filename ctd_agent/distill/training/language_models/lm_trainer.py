@@ -11,7 +11,7 @@ from ctd_agent.distill.training.folder import last_checkpoint
 from ctd_agent.distill.training.language_models.rendered import Tokens
 from ctd_agent.distill.training.plan import Plan
 from ctd_agent.distill.training.runtime import bf16, watch
-from ctd_agent.errors import UserError
+from ctd_agent.errors import UserError, one_line
 
 EXAMPLES_A_STEP = 8  # of the optimiser, on however many devices
 EPOCHS = 3.0
@@ -34,9 +34,8 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # each format and the hub have their own
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{student}: cannot be loaded as a language model: {reason}; name a folder with config.json, "
+            f"{student}: cannot be loaded as a language model: {one_line(error)}; name a folder with config.json, "
             "model.safetensors and a tokenizer, or OWNER/REPO on the Hugging Face Hub"
         ) from error
 
