@@ -1,4 +1,4 @@
-"""Students that write: from a teacher's log to a folder that engines run, asked as they were trained to be.
+"""Language models as students: from a teacher's log to a folder that engines run, asked as they were trained to be.
 
 The slow ones train SmolLM2-135M for a few steps: they need the extra `train`.
 """
@@ -62,7 +62,7 @@ WITH_TOOLS = """\
 {% endif %}"""
 
 
-def asked(native: bool, reasons: bool = False) -> ChatModel:
+def teacher(native: bool, reasons: bool = False) -> ChatModel:
     """A model that searches once, chooses the first candidate, and keeps what it was sent."""
 
     def answer(prompt: list[dict[str, Any]], options: dict[str, Any]) -> AIMessage | str:
@@ -155,14 +155,14 @@ def test_it_learns_from_the_very_prompts_that_the_graph_sends_it(
 ):
     if native:
         tokenizer.chat_template = WITH_TOOLS
-    made = corpus(asked(native, reasons), dev=0)
-    student = replace(asked(native, reasons), manner=Manner(native_tools=native, reasons=reasons, names=True))
+    made = corpus(teacher(native, reasons), dev=0)
+    student = replace(teacher(native, reasons), manner=Manner(native_tools=native, reasons=reasons, names=True))
     graph = build_graph(student, student, index, task=TASK, budget=BUDGET)
     for document in DOCUMENTS:
         graph.invoke({"document": document})
     assert isinstance(student.chat, ScriptedModel)
     sent = zip(student.chat.prompts, student.chat.options, strict=True)
-    inference = {tuple(as_engines_render(tokenizer, *one)) for one in sent}
+    inference = {tuple(as_engines_render(tokenizer, prompt, options)) for prompt, options in sent}
 
     examples = rendered(read_rows(made, "both", "train"), tokenizer, "smollm2")
     assert {tuple(example.prompt) for example in examples} == inference
@@ -190,7 +190,7 @@ def test_its_tokens_are_those_that_trl_makes_of_the_rows(
 
     if native:
         tokenizer.chat_template = WITH_TOOLS
-    rows = read_rows(corpus(asked(native), dev=0, parquet=parquet), "both", "train")
+    rows = read_rows(corpus(teacher(native), dev=0, parquet=parquet), "both", "train")
     tiny = LlamaForCausalLM(
         LlamaConfig(vocab_size=49152, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     )
@@ -208,7 +208,7 @@ FEW = Plan(steps=4, learning_rate=2e-3)
 
 @pytest.fixture(scope="module")
 def cheap() -> Iterator[None]:
-    """An example a step: a step of eight takes a minute on one core."""
+    """One example for each step: a step of eight takes a minute on one core."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm_trainer, "EXAMPLES_A_STEP", 1)
         yield
@@ -222,7 +222,7 @@ def test_a_training_that_was_cut_goes_on_and_the_student_works_in_the_graph(
     pytest.importorskip("trl")
     from transformers import AutoConfig, AutoTokenizer
 
-    made, out = corpus(asked(native=False), dev=0.125, turns=0), tmp_path / "student"
+    made, out = corpus(teacher(native=False), dev=0.125, turns=0), tmp_path / "student"
 
     monkeypatch.setattr(lm_trainer, "watch", cut_after(2, lm_trainer.watch))
     with pytest.raises(KeyboardInterrupt):
@@ -281,29 +281,35 @@ def cut_after(step: int, watch: Callable[..., Any]) -> Callable[..., Any]:
     return watching
 
 
-# What does not fit is said in a line.
+# Input that does not fit is an error of one line.
 
 
-def test_a_corpus_of_another_trainers_format(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
+def test_a_corpus_in_another_trainers_format_is_refused(
+    corpus: Callable[..., Path], tmp_path: Path, everything_installed: None
+):
     with pytest.raises(UserError, match="its format is openai; make it again with --format trl"):
-        train_language_model(corpus(asked(native=False), form="openai"), "student", tmp_path / "out", Plan())
+        train_language_model(corpus(teacher(native=False), form="openai"), "student", tmp_path / "out", Plan())
 
 
-def test_a_teacher_that_made_no_searches(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
-    made = corpus(asked(native=False), turns=0)
+def test_a_teacher_without_searches_teaches_no_shortlister(
+    corpus: Callable[..., Path], tmp_path: Path, everything_installed: None
+):
+    made = corpus(teacher(native=False), turns=0)
     with pytest.raises(UserError, match="no training examples of shortlist; the teacher was asked for no searches; "):
         train_language_model(made, "student", tmp_path / "out", Plan(target="shortlist"))
 
 
-def test_the_extra_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(language_model, "find_spec", lambda name: None if name == "trl" else object())
     with pytest.raises(UserError, match=r"training needs trl: pip install 'ctd-agent\[train\]'"):
         train_language_model(tmp_path, "student", tmp_path / "out", Plan())
 
 
-def test_a_folder_with_something_else_in_it(corpus: Callable[..., Path], tmp_path: Path, everything_installed: None):
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    corpus: Callable[..., Path], tmp_path: Path, everything_installed: None
+):
     with pytest.raises(UserError, match="there is something here already"):
-        train_language_model(corpus(asked(native=False)), "student", tmp_path, Plan())
+        train_language_model(corpus(teacher(native=False)), "student", tmp_path, Plan())
 
 
 def test_examples_longer_than_a_student_can_read_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]):
@@ -313,7 +319,7 @@ def test_examples_longer_than_a_student_can_read_are_left_out_and_counted(capsys
     assert "1 of 2 training examples have more than the student's 5 tokens: left out" in capsys.readouterr().err
 
 
-def test_an_architecture_that_has_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_architecture_without_gguf_is_told_in_the_converters_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     said = subprocess.CompletedProcess([], 1, stderr="INFO: loading\nERROR:hf-to-gguf:Model Odd is not supported\n")
     monkeypatch.setattr(gguf.subprocess, "run", lambda *_, **__: said)
     assert gguf.convert(tmp_path, tmp_path / "it.gguf") == "Model Odd is not supported"
@@ -326,8 +332,10 @@ def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_student_that_is_none(corpus: Callable[..., Path], smollm2: Path, tokenizer: Any, tmp_path: Path):
-    made, folder = corpus(asked(native=False)), tmp_path / "model"
+def test_a_base_that_is_no_chat_model_is_refused(
+    corpus: Callable[..., Path], smollm2: Path, tokenizer: Any, tmp_path: Path
+):
+    made, folder = corpus(teacher(native=False)), tmp_path / "model"
     folder.mkdir()
     with pytest.raises(UserError, match=r"model: cannot be loaded as a language model: .*; name a folder with"):
         train_language_model(made, str(folder), tmp_path / "out", Plan())
@@ -338,15 +346,17 @@ def test_a_student_that_is_none(corpus: Callable[..., Path], smollm2: Path, toke
 
 
 @pytest.mark.slow
-def test_a_template_that_shows_no_tools(corpus: Callable[..., Path], tokenizer: Any):
-    rows = read_rows(corpus(asked(native=True)), "both", "train")
+def test_a_student_whose_template_shows_no_tools_is_refused(corpus: Callable[..., Path], tokenizer: Any):
+    rows = read_rows(corpus(teacher(native=True)), "both", "train")
     with pytest.raises(UserError, match=r"does not show tools.*--json-searches"):
         rendered(rows, tokenizer, "smollm2")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plan", [Plan(), Plan(lora=False, batch=1)], ids=["lora", "full"])
-def test_memory_does_not_suffice(plan: Plan, corpus: Callable[..., Path], tmp_path: Path, monkeypatch: Any):
+def test_too_little_memory_is_told_with_ways_out(
+    plan: Plan, corpus: Callable[..., Path], tmp_path: Path, monkeypatch: Any
+):
     torch = pytest.importorskip("torch")
     for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: you tried to")):
 
@@ -360,4 +370,4 @@ def test_memory_does_not_suffice(plan: Plan, corpus: Callable[..., Path], tmp_pa
 
 
 def corpus_once(corpus: Callable[..., Path], tmp_path: Path) -> Path:
-    return tmp_path / "corpus" if (tmp_path / "corpus").exists() else corpus(asked(native=False))
+    return tmp_path / "corpus" if (tmp_path / "corpus").exists() else corpus(teacher(native=False))

@@ -27,7 +27,7 @@ from ctd_agent.tools.label_index import LabelIndex
 needs_trainer = pytest.mark.skipif(not find_spec("sentence_transformers"), reason="needs the extra `train`")
 
 
-# What it is fitted to
+# The threshold
 
 
 def test_the_threshold_is_the_one_that_chooses_best_on_held_out_documents():
@@ -35,7 +35,7 @@ def test_the_threshold_is_the_one_that_chooses_best_on_held_out_documents():
         ({"right": (2.0, 1), "wrong": (2.0, 4), "other": (-3.0, 2)}, {"right"}),
         ({"right": (1.5, 1), "wrong": (1.6, 5)}, {"right"}),
     ]
-    assert 0.64 < fitted(judged) < 0.82, "between what the right ones have and the wrong ones, less their ranks"
+    assert 0.64 < fitted(judged) < 0.82, "between the scores of right and of wrong candidates, less their ranks"
     assert fitted([]) == 0.5, "nothing to fit to"
 
 
@@ -53,7 +53,7 @@ def base() -> Path:
 
 @pytest.fixture
 def corpus(tmp_path: Path, index: LabelIndex, small: Callable[..., ChatModel], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus of what a teacher did with eight documents; catalogue and documents beside it."""
+    """A corpus from a teacher's run on eight documents. Catalogue and documents lie beside it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CTD_AGENT_CACHE", str(tmp_path / "cache"))
     Path("labels.jsonl").write_text("".join(label.model_dump_json() + "\n" for label in LABELS))
@@ -77,7 +77,7 @@ def test_both_phases_of_the_graph_are_done_by_students(
     capsys.readouterr()
     assert cli([*TRAIN, "--student", str(base), "--epochs", "1", "--batch", "4"]) == 0
     made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(one["folder"], one["student"]["kind"]) for one in made] == [
+    assert [(row["folder"], row["student"]["kind"]) for row in made] == [
         ("students/shortlister", "bi-encoder"),
         ("students/selector", "bi-encoder"),
     ]
@@ -191,9 +191,9 @@ def test_one_command_goes_from_documents_to_a_student_that_is_scored_and_goes_on
         sampled = [request["seed"] for request in server.requests if request.get("temperature") == 0.7]
         assert {*sampled} == {0, 1}, "two samples of the teacher, by two seeds"
 
-        asked = len(server.requests)
+        sent = len(server.requests)
         assert cli([*run, "--model", server.spec]) == 0
-        assert len(server.requests) == asked, "what is done is not done again"
+        assert len(server.requests) == sent, "finished work is not done again"
         assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [teacher, student]
         answers = Path("loop/student/selector/test.jsonl")
-        assert answers.is_file(), "who deletes a student to train it anew deletes its answers with it"
+        assert answers.is_file(), "deleting a student to train it anew deletes its answers too"

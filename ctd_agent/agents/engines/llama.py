@@ -53,10 +53,7 @@ def llama_thinking(tokens: int) -> dict[str, Any]:
 
 
 def _on_llama(spec: str, weights: Path) -> ChatModel:
-    from openai import DefaultHttpxClient
-
-    # Our own process: never by way of a proxy.
-    chat = openai_chat(weights.stem, llama_server(weights), http_client=DefaultHttpxClient(trust_env=False))
+    chat = openai_chat(weights.stem, llama_server(weights), ours=True)
     model = ChatModel(spec, chat, Manner(native_tools=False), searches=False, selects="pointwise", slots=1)
     return as_taught(model, weights.parent)
 

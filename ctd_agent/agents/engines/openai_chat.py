@@ -57,12 +57,18 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def openai_chat(model: str, url: str | None, **options: Any) -> BaseChatModel:
-    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY."""
+def openai_chat(model: str, url: str | None, ours: bool = False) -> BaseChatModel:
+    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY.
+
+    `ours`: the endpoint is a server of this run, never reached by way of a proxy.
+    """
+    from openai import DefaultHttpxClient
     from pydantic import SecretStr
 
     timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
-    options = {"max_retries": 0, "timeout": timeouts} | options  # `retry` has more patience
+    options: dict[str, Any] = {"max_retries": 0, "timeout": timeouts}  # `retry` has more patience
+    if ours:
+        options["http_client"] = DefaultHttpxClient(trust_env=False)
     if url:
         options["base_url"] = url
         if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):

@@ -56,13 +56,11 @@ _REASONING_PARSERS = {
 
 def load_vllm(spec: str, name: str) -> ChatModel:
     """Return a model on a vLLM server that is started for it. Raises as VllmServer does."""
-    from openai import DefaultHttpxClient
-
     server = vllm_server(name)
     tools = bool(server.tools)
     model = ChatModel(
         spec,
-        openai_chat(name, server.url, http_client=DefaultHttpxClient(trust_env=False)),
+        openai_chat(name, server.url, ours=True),
         Manner(native_tools=tools),
         searches=tools,
         slots=VLLM_SLOTS,

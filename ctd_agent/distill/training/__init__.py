@@ -1,1 +1,1 @@
-"""Students from a corpus: `students.train` makes any, of a plan. Nothing else knows the `train` extra."""
+"""Students from a corpus: `students.train` trains any kind by a plan. Only this package imports trainers."""

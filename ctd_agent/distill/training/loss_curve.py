@@ -1,4 +1,4 @@
-"""How a student's loss went: `loss.jsonl` for machines, `loss.svg` for people."""
+"""A training's losses: `loss.jsonl` for machines, `loss.svg` for people."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ NAMES = {"loss": "training", "dev_loss": "dev"}
 
 
 def losses(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a trainer's log as measurements: each a step with its `loss` or its `dev_loss`."""
+    """Return the measurements in a trainer's log: each a step with its `loss` or its `dev_loss`."""
     return [
         {"step": entry["step"], "epoch": round(entry["epoch"], 3), name: entry[key]}
         for entry in log
@@ -24,7 +24,7 @@ def losses(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_losses(folder: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """Write both files into a folder, of a trainer's log so far."""
+    """Write both files into a folder, from a trainer's log so far."""
     history = losses(log)
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / "loss.jsonl").write_text(lines, encoding="utf-8")

@@ -37,15 +37,15 @@ class Plan:
 
 def read_card(corpus: Path) -> Card:
     """Return a corpus's card. Raises UserError where the folder is no corpus."""
-    advice = f"; make a corpus: ctd-agent distill corpus LOG --out {corpus}"
+    advice = f"; this folder is no corpus; make one: ctd-agent distill corpus LOG --out {corpus}"
     return read_record(corpus / "card.json", Card, "a corpus's card", advice)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One student's training: its corpus and base model, and the folder that it is written to.
+    """One student's training: its corpus and base model, and the student's folder.
 
-    `start` has the weights to begin with, where they are not the base's own.
+    `start` is a folder of weights to begin with, None for the base's own.
     """
 
     corpus: Path

@@ -13,7 +13,7 @@ from ctd_agent.errors import UserError
 
 
 def quieten() -> None:
-    """Let the libraries say nothing but errors: ctd-agent shows its own progress."""
+    """Silence the libraries except for errors: ctd-agent shows its own progress."""
     import datasets
     import transformers
 
@@ -26,10 +26,10 @@ def quieten() -> None:
 
 @contextmanager
 def memory_suffices(plan: Plan, shorten: str) -> Iterator[None]:
-    """Turn an out-of-memory error into a UserError with advice; `shorten` is the way to shorten texts."""
+    """Turn an out-of-memory error into a UserError with advice. `shorten` is the advice for shorter texts."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch's own, a GPU's and a CPU's, are RuntimeErrors
+    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeErrors, on a GPU and on a CPU
         words = str(error).lower()
         if not isinstance(error, MemoryError) and "out of memory" not in words and "not enough memory" not in words:
             raise
@@ -49,7 +49,7 @@ def bf16() -> bool:
 
 
 def watch(out: Path, stack: ExitStack) -> Any:
-    """Return a callback that shows progress, closed with the stack, and writes the losses so far."""
+    """Return a callback that shows progress until the stack closes, and writes the losses so far."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc] # untyped where it is not installed

@@ -1,4 +1,4 @@
-"""Any student from a corpus: encoders, one a phase, or a language model."""
+"""Students of any kind from a corpus: encoders, one for each phase, or a language model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from ctd_agent.tools.embedding import weights_digest
 from ctd_agent.tools.label_index import fingerprint
 
 ENCODER_FILES = ("modules.json", "config_sentence_transformers.json")
-ROOMS: dict[Target, dict[str, Target]] = {  # of an encoder's folder, and what each learns
+ROOMS: dict[Target, dict[str, Target]] = {  # an encoder's folders, and the target of each
     "both": {"shortlister": "shortlist", "selector": "select"},
     "shortlist": {"shortlister": "shortlist"},
     "select": {"selector": "select"},
@@ -33,13 +33,12 @@ ROOMS: dict[Target, dict[str, Target]] = {  # of an encoder's folder, and what e
 def train(
     corpus: Path, student: str, out: Path, plan: Plan, labels: Sequence[Label] | None = None
 ) -> dict[Path, Student]:
-    """Train a student on a corpus; return what was made, by its folder.
+    """Train a student on a corpus. Return the students' cards by folder.
 
-    `student` is a folder or a name on the Hugging Face Hub: of a language model, which becomes one student in `out`;
-    of a sentence-transformers bi-encoder, which becomes `out/shortlister` and, going on from it, `out/selector`, or
-    what the plan's target says of them, each from the base; or of a cross-encoder, which becomes `out/selector`. A
-    shortlister needs the catalogue's `labels`.
-    Raises UserError where something that is named does not fit or is missing, or memory does not suffice.
+    `student` is the base model: a folder, or a name on the Hugging Face Hub. A language model becomes `out`. A
+    bi-encoder of sentence-transformers becomes `out/shortlister`, and from those weights `out/selector`. A plan for one
+    phase makes one of the two. A cross-encoder becomes `out/selector`. A shortlister needs `labels`, the catalogue.
+    Raises UserError where an argument does not fit or is missing, and for too little memory.
     """
     kind = kind_of(student, plan)
     if kind == "language-model":
@@ -52,9 +51,9 @@ def train(
 
 
 def kind_of(student: str, plan: Plan) -> Kind:
-    """Return the kind of student that a base model makes, by its files: a cross-encoder has a head that scores.
+    """Return the kind of student that a base model becomes, by its files: a cross-encoder has a head that scores.
 
-    Raises UserError for one that is not to be had or cannot learn what the plan says, and for a missing extra.
+    Raises UserError for a model that is not there or cannot learn the plan's target, and for a missing extra.
     """
     if not find_spec("sentence_transformers") or not find_spec("trl"):
         raise UserError("training needs more than is installed: pip install 'ctd-agent[train]'")
@@ -62,7 +61,7 @@ def kind_of(student: str, plan: Plan) -> Kind:
 
     try:
         config = AutoConfig.from_pretrained(student)
-    except (OSError, ValueError):  # no such model, or one of several parts, which have configurations of their own
+    except (OSError, ValueError):  # no such model, or its parts have a configuration each
         config = None
     if not any("SequenceClassification" in name for name in getattr(config, "architectures", None) or []):
         return "bi-encoder" if _is_encoder(student) else "language-model"
@@ -93,16 +92,16 @@ def _encoder(
     if target != "select":
         _check_catalogue(labels, card)
     judgements = {split: _judgements(corpus, split) for split in ("train", "dev")}
-    # What finds a document's labels has learned half of what chooses among them.
+    # A shortlister knows the labels already, so the selector starts from its weights.
     start = out.parent / "shortlister" if target == "select" and plan.target == "both" else None
-    what = {
+    settings = {
         "student": base,
         "kind": kind,
         "start": start and weights_digest(start),
         "plan": asdict(plan),
-        "examples": digest([[judged.model_dump() for judged in part] for part in judgements.values()]),
+        "examples": digest([[example.model_dump() for example in split] for split in judgements.values()]),
     }
-    if done := claim(out, what):
+    if done := claim(out, settings):
         note(f"{out}: the student is there already")
         return done
     training = Training(corpus, card, base, out, plan, start)

@@ -17,7 +17,7 @@ from ctd_agent.measure.characterize.record import (
     Swap,
     Variant,
 )
-from ctd_agent.measure.characterize.study import ABLATIONS, GIVEN, WHOLE, Neighbourhood, Study
+from ctd_agent.measure.characterize.study import ABLATIONS, GIVEN, WHOLE, Study
 from ctd_agent.measure.evaluate import RANKING
 from ctd_agent.measure.metrics import Interval, Metric, bootstrap, f1, rank_precision, recall
 from ctd_agent.measure.trace import Trace, read_traces
@@ -170,11 +170,11 @@ def _swap(study: Study, arms: Mapping[str, Arm], interval: Bootstrap) -> Swap:
     )
 
 
-def _steps(whole: Arm, near: Neighbourhood, interval: Bootstrap) -> list[Step]:
+def _steps(whole: Arm, near: Callable[[str], Sequence[Label]], interval: Bootstrap) -> list[Step]:
     """Focus and confusion after the document's search, the model's searches, the cut and the selection."""
     rows: dict[str, tuple[list[float], list[float]]] = {}
     for trace in whole:
-        around = {key: [n.id for n in near[key]] for key in trace.right}
+        around = {key: [n.id for n in near(key)] for key in trace.right}
         neighbourhood = trace.right.union(*around.values())
         scores, found, cut = trace.scores, found_after(trace), trace.shortlist
         first, last = found[0], found[-1]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from ctd_agent.agents.engines import ChatModel, Model
@@ -89,20 +89,6 @@ def undescribed(index: LabelIndex, query: str, limit: int) -> list[Hit]:
     return [Hit(hit.label.model_copy(update={"description": ""}), hit.score) for hit in hits]
 
 
-class Neighbourhood:
-    """The labels nearest to each label, by a search for that label's own text."""
-
-    def __init__(self, index: LabelIndex, labels: Mapping[str, Label]) -> None:
-        self._index, self._labels = index, labels
-        self._known: dict[str, list[Label]] = {}
-
-    def __getitem__(self, key: str) -> list[Label]:
-        if key not in self._known:
-            hits = self._index.search(self._labels[key].text, NEIGHBOURS + 1) if key in self._labels else []
-            self._known[key] = [hit.label for hit in hits if hit.label.id != key][:NEIGHBOURS]
-        return self._known[key]
-
-
 class Study:
     """The arms over one index, and the shortlists that are given to some of them."""
 
@@ -121,12 +107,17 @@ class Study:
         `budget` is the whole graph's: of `turns` it needs one at least, or no model searches.
         """
         self.labels = {label.id: label for label in sorted(index.labels(), key=lambda label: label.id)}
-        self.near = Neighbourhood(index, self.labels)
+        self.near = cache(self._near)
         self.task, self.seed, self.budget = task, seed, budget
         self.index, self.shortlisters, self.selectors = index, shortlisters, selectors
         self._ids = list(self.labels)
         self._given = {name: Given(index) for name in (NO_DOCUMENT, NO_REASONING, SHUFFLED, *GIVEN)}
         self.arms = [*self._own(), *self._swapped()]
+
+    def _near(self, key: str) -> list[Label]:
+        """Return the labels nearest to a label, by a search for its own text."""
+        hits = self.index.search(self.labels[key].text, NEIGHBOURS + 1) if key in self.labels else []
+        return [hit.label for hit in hits if hit.label.id != key][:NEIGHBOURS]
 
     def swapped(self, shortlister: str, selector: int) -> str:
         """Return the name of the arm that has a shortlister (by its name) with a selector (by number)."""
@@ -197,7 +188,7 @@ class Study:
         for place, label in zip(chance.sample(wrong, min(len(wrong), len(missing))), missing, strict=False):
             oracle[place] = label
         others = [self.labels[key] for key in chance.sample(self._ids, min(size + len(barred), len(self._ids)))]
-        rank = [self.near[label.id] for label in right]
+        rank = [self.near(label.id) for label in right]
         near = {n.id: n for nth in zip(*rank, strict=False) for n in nth} | {
             n.id: n for nearest in rank for n in nearest
         }

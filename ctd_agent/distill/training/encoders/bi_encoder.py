@@ -1,4 +1,4 @@
-"""A bi-encoder for either phase: documents are near to their labels, to find them or to choose among them.
+"""A bi-encoder for either phase: it learns to embed a document near its right labels.
 
 To shortlist, its vectors go into the label index. To select, its cosines rank and cut the shortlist.
 """
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RATE = 5e-5
-TEMPERATURE = 20.0  # of the cosines under the softmax, as sentence-transformers' own losses have it
-OTHERS = 500  # labels that nothing in the corpus is about, among which the dev documents' own are to be found
+TEMPERATURE = 20.0  # the cosines' factor before the softmax, as in sentence-transformers' own losses
+OTHERS = 500  # labels drawn from the catalogue, among which the dev documents' own are to be retrieved
 
-Texts = Mapping[str, str]  # of labels, by id
+Texts = Mapping[str, str]  # labels' texts, by id
 
 
 @dataclass(frozen=True)
 class Near:
-    """One training row: a document, a label that is near and one that is far. `also` holds all that are near."""
+    """A training row: a document, a near label and a far one. `also` holds all the document's near labels."""
 
     document: str
     near: str
@@ -40,24 +40,23 @@ class Near:
 def train_bi_encoder(
     training: Training, target: Target, judgements: Mapping[str, Sequence[Judgement]], labels: Sequence[Label]
 ) -> Student:
-    """Train a bi-encoder: document near to its right labels, away from the shortlist's others and each other's.
+    """Train a bi-encoder: a document moves near its right labels, away from the rest of its shortlist and its batch.
 
-    For `select` the chosen labels are right, with the texts that a selector is shown. Else texts are those of `labels`,
-    the catalogue.
-    Raises UserError for labels that are not in the catalogue, or a corpus that brings nothing near to anything.
+    For `select` the chosen labels are right, with texts as a selector is shown them. Else `labels` has the texts.
+    Raises UserError for labels that are not in the catalogue, and for a corpus without right labels.
     """
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
 
     texts = _shown(judgements) if target == "select" else {label.id: label.text for label in labels}
     known = {
-        split: [(judged, near) for judged in part if (near := _nearness(judged, target))]
-        for split, part in judgements.items()
+        split: [(example, near) for example in examples if (near := _nearness(example, target))]
+        for split, examples in judgements.items()
     }
     rows = {split: _rows(part, texts, training.plan.seed) for split, part in known.items()}
     if not rows["train"]:
         raise UserError(
-            f"{training.corpus}: no document in it has a label to learn for {target}; label more, or lower its gates"
+            f"{training.corpus}: no document has a label to learn for {target}; label more, or lower the gates"
         )
     model = SentenceTransformer(str(training.start or training.base))
     model.max_seq_length = training.plan.max_length or READ
@@ -72,33 +71,34 @@ def train_bi_encoder(
         best="dev_ndcg@10" if target == "select" else "dev_cosine_ndcg@10",
         rate=RATE,
     )
-    scored = [(_scores(model, judged, near, texts, target), {*near.near}) for judged, near in known["dev"]]
+    scored = [(_scores(model, example, near, texts, target), {*near.near}) for example, near in known["dev"]]
     return training.student("bi-encoder", target, threshold=fitted(scored))
 
 
-def _nearness(judged: Judgement, target: Target) -> Nearness | None:
+def _nearness(example: Judgement, target: Target) -> Nearness | None:
     if target == "select":
         chosen: dict[bool, list[str]] = {True: [], False: []}
-        for pair in judged.select or []:
+        for pair in example.select or []:
             chosen[bool(pair.target)].append(pair.label)
-        return Nearness(near=chosen[True], far=chosen[False]) if judged.select else None
-    return judged.standard if target == "standard" else judged.shortlist
+        return Nearness(near=chosen[True], far=chosen[False]) if example.select else None
+    return example.standard if target == "standard" else example.shortlist
 
 
 def _shown(judgements: Mapping[str, Sequence[Judgement]]) -> Texts:
-    return {pair.label: pair.text for part in judgements.values() for judged in part for pair in judged.select or []}
+    examples = (example for split in judgements.values() for example in split)
+    return {pair.label: pair.text for example in examples for pair in example.select or []}
 
 
 def _rows(known: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> list[Near]:
     rng, rows = random.Random(seed), []  # noqa: S311 - picks examples, no secret
-    for judged, nearness in known:
+    for example, nearness in known:
         for label in nearness.near:
             if unknown := {label, *nearness.far} - texts.keys():
                 raise UserError(
                     f"label {min(unknown)!r} of the corpus is not in the catalogue; give the one that the teacher had"
                 )
             far = rng.choice(nearness.far or [*texts])
-            rows.append(Near(judged.text, label, far, frozenset(nearness.near)))
+            rows.append(Near(example.text, label, far, frozenset(nearness.near)))
     return rows
 
 
@@ -116,9 +116,9 @@ def _data(known: Sequence[Near], rows: Sequence[Near], texts: Texts) -> "Dataset
 
 
 def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
-    """Return the softmax over a batch's labels, in which a document's other right labels are no negatives.
+    """Return the loss: a softmax over a batch's labels, where a document's other right labels are no negatives.
 
-    With a few hundred labels two documents of a batch share some more often than not.
+    With a few hundred labels two documents of a batch mostly share one.
     """
     import torch
     from torch.nn.functional import cross_entropy, normalize
@@ -129,7 +129,7 @@ def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
             self.model = model
 
         def forward(self, sentence_features: Any, labels: Any) -> Any:
-            document, near, far = (normalize(self.model(texts)["sentence_embedding"]) for texts in sentence_features)
+            document, near, far = (normalize(self.model(side)["sentence_embedding"]) for side in sentence_features)
             batch = [rows[at] for at in labels.tolist()]
             there = [row.near for row in batch] + [row.far for row in batch]
             similar = TEMPERATURE * document @ torch.cat([near, far]).T
@@ -141,13 +141,13 @@ def _loss(model: Any, rows: Sequence[Near], texts: Texts) -> Any:
 
 
 def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: int) -> Any:
-    """Return the evaluator of how well the dev documents find their labels among others, None without any."""
+    """Return the evaluator of retrieval: the dev documents' labels among others. None without dev labels."""
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    wanted = {judged.id: {*near.near} for judged, near in dev if near.near}
+    wanted = {example.id: {*near.near} for example, near in dev if near.near}
     hard = {key for _, near in dev for key in (*near.near, *near.far)}
     others = random.Random(seed).sample(sorted(texts), min(OTHERS, len(texts)))  # noqa: S311 - draws labels
-    queries = {judged.id: judged.text for judged, _ in dev if judged.id in wanted}
+    queries = {example.id: example.text for example, _ in dev if example.id in wanted}
     if not queries:
         return None
     return InformationRetrievalEvaluator(
@@ -156,26 +156,22 @@ def _retrieval(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts, seed: in
 
 
 def _reranking(dev: Sequence[tuple[Judgement, Nearness]], texts: Texts) -> Any:
-    """Return the evaluator of how well the dev documents' shortlists are ranked, None without any to rank."""
+    """Return the evaluator of the ranking of the dev documents' shortlists. None without any to rank."""
     from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 
     samples: list[dict[str, str | list[str]]] = [
-        {
-            "query": judged.text,
-            "positive": [texts[key] for key in near.near],
-            "negative": [texts[key] for key in near.far],
-        }
-        for judged, near in dev
+        {"query": example.text, "positive": [texts[k] for k in near.near], "negative": [texts[k] for k in near.far]}
+        for example, near in dev
         if near.near and near.far
     ]
     return RerankingEvaluator(samples, name="dev") if samples else None
 
 
-def _scores(model: Any, judged: Judgement, near: Nearness, texts: Texts, target: Target) -> Scores:
+def _scores(model: Any, example: Judgement, near: Nearness, texts: Texts, target: Target) -> Scores:
     keys = [*near.near, *near.far]
-    document, *vectors = model.encode([judged.text, *(texts[key] for key in keys)], normalize_embeddings=True)
+    document, *vectors = model.encode([example.text, *(texts[key] for key in keys)], normalize_embeddings=True)
     odds = {key: odds_of(float(document @ vector)) for key, vector in zip(keys, vectors, strict=True)}
     ranks = {key: rank for rank, key in enumerate(sorted(odds, key=lambda key: -odds[key]), start=1)}
     if target == "select":
-        ranks = {pair.label: pair.rank for pair in judged.select or []}
+        ranks = {pair.label: pair.rank for pair in example.select or []}
     return {key: (odds[key], ranks[key]) for key in keys}

@@ -1,4 +1,4 @@
-"""A cross-encoder that selects: it reads a document and a candidate together. For bases that are one already.
+"""A cross-encoder that selects: it reads a document and a candidate together. Its base is a cross-encoder.
 
 A bi-encoder's weights make a poor start: after 150 steps on a hundred documents it told no candidate from another
 (docs/distillation.md).
@@ -31,20 +31,19 @@ def train_cross_encoder(training: Training, judgements: Mapping[str, Sequence[Ju
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from torch.nn import Identity
 
-    data = {split: _pairs(part) for split, part in judgements.items()}
+    data = {split: _pairs(examples) for split, examples in judgements.items()}
     if not sum(data["train"]["label"]):
-        raise UserError(f"{training.corpus}: no choice in it to learn from; lower --min-f1 when you make it")
+        raise UserError(f"{training.corpus}: it has no choice to learn from; make it again with a lower --min-f1")
     model = CrossEncoder(training.base, num_labels=1, max_length=training.plan.max_length or READ)
     dev = data["dev"]
     both = list(zip(dev["text"], dev["candidate"], strict=True)), list(map(int, dev["label"]))
     evaluator = CrossEncoderClassificationEvaluator(*both, name="dev") if len({*both[1]}) == 2 else None
-    loss = BinaryCrossEntropyLoss(model)
-    best = "dev_average_precision"
+    loss, best = BinaryCrossEntropyLoss(model), "dev_average_precision"
     fit(training, (CrossEncoderTrainer, Arguments), model, loss, data, evaluator, best=best, rate=RATE)
     scored = []
-    for judged in judgements["dev"]:
-        pairs = judged.select or []
-        odds = model.predict([(judged.text, p.text) for p in pairs], activation_fn=Identity()) if pairs else []
+    for example in judgements["dev"]:
+        pairs = example.select or []
+        odds = model.predict([(example.text, p.text) for p in pairs], activation_fn=Identity()) if pairs else []
         ranked = {pair.label: (float(value), pair.rank) for pair, value in zip(pairs, odds, strict=True)}
         scored.append((ranked, {pair.label for pair in pairs if pair.target}))
     return training.student("cross-encoder", "select", threshold=fitted(scored))
@@ -53,7 +52,7 @@ def train_cross_encoder(training: Training, judgements: Mapping[str, Sequence[Ju
 def _pairs(judgements: Sequence[Judgement]) -> "Dataset":
     from datasets import Dataset
 
-    pairs = [(judged.text, pair) for judged in judgements for pair in judged.select or ()]
+    pairs = [(example.text, pair) for example in judgements for pair in example.select or ()]
     columns = {
         "text": [text for text, _ in pairs],
         "candidate": [pair.text for _, pair in pairs],

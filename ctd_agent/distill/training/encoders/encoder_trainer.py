@@ -13,29 +13,25 @@ from ctd_agent.distill.training.runtime import bf16, memory_suffices, watch
 
 READ = 128  # tokens of a text that an encoder reads
 EPOCHS, BATCH = 3.0, 16
-LOOKS = 5  # at the dev documents, in a whole training
-PATIENCE = 3  # looks that are no better than the best
+LOOKS = 5  # evaluations on the dev documents in a whole training
+PATIENCE = 3  # evaluations without a better one, before an early end
+
+Classes = tuple[Any, Any]  # of a trainer and of its arguments
+Splits = Mapping[str, Any]  # a Dataset for train, one for dev
 
 
 def fit(
-    training: Training,
-    kind: tuple[Any, Any],
-    model: Any,
-    loss: Any,
-    data: Mapping[str, Any],
-    evaluator: Any,
-    best: str,
-    rate: float,
+    training: Training, classes: Classes, model: Any, loss: Any, data: Splits, evaluator: Any, best: str, rate: float
 ) -> None:
-    """Train `model` and save it in the training's folder. `kind` holds the classes of the trainer and its arguments.
+    """Train `model` and save it in the training's folder.
 
     `best` is the evaluator's metric that decides which checkpoint is kept and when the training ends early. Without an
-    evaluator, or with a number of steps in the plan, the training goes on to its end. After a cut it goes on from its
-    last checkpoint. Raises UserError where memory does not suffice.
+    evaluator, or with a number of steps in the plan, the training runs to its end. It resumes from its last
+    checkpoint. Raises UserError where memory does not suffice.
     """
     from transformers import EarlyStoppingCallback, PrinterCallback
 
-    trainer, arguments = kind
+    trainer, arguments = classes
     model.model_card_data.generate_widget_examples = False
     dev = evaluator is not None and not training.plan.steps
     stops = [EarlyStoppingCallback(PATIENCE)] if dev else []
@@ -51,11 +47,11 @@ def fit(
         )
         run.remove_callback(PrinterCallback)
         run.train(resume_from_checkpoint=last_checkpoint(training.out))
-    run.accelerator.wait_for_everyone()  # for all to have read the best checkpoint
+    run.accelerator.wait_for_everyone()  # until all have read the best checkpoint
     if first_process():
         model.save_pretrained(str(training.out))
         shutil.rmtree(training.out / "checkpoints")
-    run.accelerator.wait_for_everyone()  # the next phase may go on from here
+    run.accelerator.wait_for_everyone()  # the selector may start from these weights
 
 
 def _arguments(training: Training, rows: int, best: str | None, rate: float) -> dict[str, Any]:
@@ -65,7 +61,6 @@ def _arguments(training: Training, rows: int, best: str | None, rate: float) -> 
     batch = plan.batch or BATCH
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = plan.steps or ceil((plan.epochs or EPOCHS) * rows / (batch * devices))
-    when = "steps" if best else "no"
     return {
         "output_dir": str(training.out / "checkpoints"),
         "max_steps": steps,
@@ -74,7 +69,7 @@ def _arguments(training: Training, rows: int, best: str | None, rate: float) -> 
         "warmup_steps": 0.1,
         "seed": plan.seed,
         "bf16": bf16(),
-        "eval_strategy": when,
+        "eval_strategy": "steps" if best else "no",
         "eval_steps": ceil(steps / LOOKS),
         "logging_steps": ceil(steps / LOOKS),
         "save_steps": ceil(steps / LOOKS),

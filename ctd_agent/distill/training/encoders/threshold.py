@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from ctd_agent.agents.selecting.scores import score_at
 from ctd_agent.measure.metrics import f1
 
-LEVELS = 100  # of the threshold that are tried
+LEVELS = 100  # thresholds to try, about
 
 Scores = dict[str, tuple[float, int]]  # log-odds and rank, by label
 
 
 def fitted(judged: Sequence[tuple[Scores, set[str]]]) -> float:
-    """Return the threshold that chooses best on held-out documents, by mean F1, one half without any.
+    """Return the threshold with the best mean F1 on held-out documents, 0.5 without any.
 
-    `judged` has the scores of a document's candidates, and its right ones.
+    `judged` has, for each document, its candidates' scores and its right labels.
     """
     scored = [({key: score_at(*ranked) for key, ranked in scores.items()}, right) for scores, right in judged if right]
     levels = sorted({round(score, 3) for scores, _ in scored for score in scores.values()})

@@ -2,8 +2,8 @@
 
 OUT/model.safetensors, config.json, ...   the student, as transformers and vLLM load it
 OUT/OUT.gguf                              the same for the local engine
-OUT/README.md, loss.jsonl, loss.svg       what it is, and how its training went
-OUT/checkpoints, training.json            while it is trained: where the same command goes on
+OUT/README.md, loss.jsonl, loss.svg       its page, and the losses of its training
+OUT/checkpoints, training.json            the training's state: the same command resumes from it
 OUT/student.json                          written last: a folder that has it is whole
 """
 
@@ -26,37 +26,31 @@ from ctd_agent.distill.training.plan import TARGETS, Plan, Training, read_card
 from ctd_agent.distill.training.runtime import memory_suffices, quieten
 from ctd_agent.errors import UserError
 
-OPTION: dict[Target, str] = {
-    "both": "--model",
-    "shortlist": "--shortlister",
-    "select": "--selector",
-    "standard": "--model",
-}
+OPTION: dict[Target, str] = {"shortlist": "--shortlister", "select": "--selector"}  # else --model
 USE: dict[Target, str] = {
     "both": "Use it by name, for both phases or for one of them (`--shortlister`, `--selector`):",
     "shortlist": "Use it by name, for the phase that it has learned:",
     "select": "Use it by name, for the phase that it has learned:",
-    "standard": "It is for comparisons: the graph does not ask it what it has learned.",
+    "standard": "It is for comparisons: the graph never asks for the whole output at once.",
 }
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def train_language_model(corpus: Path, student: str, out: Path, plan: Plan) -> Student:
-    """Train a student on a corpus and write it to the folder `out`; return its card.
+    """Train a language model on a corpus and write it to the folder `out`. Return its card.
 
-    `student` is a folder or a name on the Hugging Face Hub. `plan.batch` examples are in a device's memory at
-    once, 8 make a step. With a dev split the best checkpoint on it is kept, and training ends early unless
-    `plan.steps` says how long it is. The same call goes on from the last checkpoint, and returns a student that
-    is finished already. Under `accelerate launch` all processes train and the first one writes.
-    Raises UserError for a corpus, a student or a folder that does not fit, for a missing extra, and where memory
-    does not suffice.
+    `student` is the base model: a folder, or a name on the Hugging Face Hub. `plan.batch` examples are in a device's
+    memory at once, and 8 make a step. With a dev split the checkpoint with the lowest loss on it is kept, and training
+    ends early unless `plan.steps` is given. The same call resumes from the last checkpoint, and returns a finished
+    student as it is. Under `accelerate launch` all processes train and the first one writes.
+    Raises UserError for a corpus, base model or folder that does not fit, a missing extra, and too little memory.
     """
     if missing := [name for name in NEEDED if not find_spec(name)]:
         raise UserError(f"training needs {', '.join(missing)}: pip install 'ctd-agent[train]'")
     card = read_card(corpus)
     rows, dev = _rows(corpus, card, plan)
-    training = {"student": student, "plan": asdict(plan), "examples": digest([rows, dev])}
-    if done := claim(out, training):
+    settings = {"student": student, "plan": asdict(plan), "examples": digest([rows, dev])}
+    if done := claim(out, settings):
         note(f"{out}: the student is there already")
         return done
     quieten()
@@ -81,7 +75,7 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
     if not rows:
         full = [name for name, counts in card.corpora.items() if counts.train]
         why = "; the teacher was asked for no searches" if plan.target == "shortlist" else ""
-        there = f"what can be learned is {' and '.join(full)}" if full else "there are none at all: make a larger one"
+        there = f"it has those of {' and '.join(full)}" if full else "it has none at all: make a larger one"
         raise UserError(f"{corpus}: no training examples of {' or '.join(TARGETS[plan.target])}{why}; {there}")
     missing = [name for name in TARGETS[plan.target] if not card.corpora[name].train]
     if missing and first_process():
@@ -90,23 +84,23 @@ def _rows(corpus: Path, card: Card, plan: Plan) -> tuple[list[Row], list[Row]]:
 
 
 def _learned(card: Card, plan: Plan) -> Target:
-    """Return the target that the corpus has examples for: of both phases perhaps only one."""
-    there = [name for name in TARGETS[plan.target] if card.corpora[name].train]
-    return next((target for target, names in TARGETS.items() if list(names) == there), plan.target)
+    """Return the target that the corpus has examples for: of both phases perhaps just one."""
+    full = [name for name in TARGETS[plan.target] if card.corpora[name].train]
+    return next((target for target, names in TARGETS.items() if list(names) == full), plan.target)
 
 
-def _fitting(examples: Sequence[Tokens], model: Any, what: str) -> list[Tokens]:
-    """Return the examples that a student can read whole: a cut one would teach it to stop in mid-sentence."""
+def _fitting(examples: Sequence[Tokens], model: Any, split: str) -> list[Tokens]:
+    """Return the examples that a student can read whole: cut ones would teach it to stop in mid-sentence."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(map(len, examples))
     kept = [tokens for tokens in examples if len(tokens) <= longest]
     if len(kept) < len(examples) and first_process():
         dropped = len(examples) - len(kept)
-        note(f"{dropped} of {len(examples)} {what} examples have more than the student's {longest:,} tokens: left out")
+        note(f"{dropped} of {len(examples)} {split} examples have more than the student's {longest:,} tokens: left out")
     return kept
 
 
 def _finish(out: Path, student: Student, trainer: Any, tokenizer: Any, plan: Plan) -> None:
-    """Write the student: its adapters merged, the weights in the type that its base has."""
+    """Write the student: adapters merged, weights in its base's number format, the card last."""
     from transformers import AutoConfig
 
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -128,7 +122,7 @@ def _readme(student: Student, plan: Plan, history: Sequence[Mapping[str, Any]], 
         for name in ("loss", "dev_loss")
         if (points := [entry[name] for entry in history if name in entry])
     )
-    option = OPTION[student.target]
+    option = OPTION.get(student.target, "--model")
     how = "all weights" if plan.lora is False else "LoRA adapters, merged"
     return f"""---
 {base}library_name: transformers

@@ -1,4 +1,4 @@
-"""A language model tuned on tokens, by TRL and PEFT; on a processor, a GPU, or several under `accelerate launch`."""
+"""Tunes a language model on tokens with TRL and PEFT: on a CPU, a GPU, or several under `accelerate launch`."""
 
 import os
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from ctd_agent.distill.training.plan import Plan
 from ctd_agent.distill.training.runtime import bf16, watch
 from ctd_agent.errors import UserError, one_line
 
-EXAMPLES_A_STEP = 8  # of the optimiser, on however many devices
+EXAMPLES_A_STEP = 8  # of the optimiser's steps, all devices together
 EPOCHS = 3.0
-LEARNING_RATE = {True: 2e-4, False: 2e-5}  # of adapters, of all weights
+LEARNING_RATE = {True: 2e-4, False: 2e-5}  # with adapters, with all weights
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-LOOKS = 0.1  # of all steps, after which the dev loss is looked at and a checkpoint written
-PATIENCE = 3  # looks without a better dev loss
+LOOKS = 0.1  # share of all steps from one dev loss and checkpoint to the next
+PATIENCE = 3  # dev losses without a better one, before an early end
 
 
 def load(student: str, plan: Plan) -> tuple[Any, Any]:
-    """Return a student's tokenizer and model. Raises UserError where there is none."""
+    """Return a base model's tokenizer and weights. Raises UserError where they cannot be loaded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Weights that are themselves trained need more than 16 bits: a step is smaller than their last digit.
+    # Where all weights are trained, 16 bits are too few: a step is smaller than their last digit.
     dtype = torch.bfloat16 if plan.lora is not False and bf16() else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(student)
         return tokenizer, AutoModelForCausalLM.from_pretrained(student, dtype=dtype)
     except (torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:  # each format and the hub have their own
+    except Exception as error:  # each file format and the hub raise their own
         raise UserError(
             f"{student}: cannot be loaded as a language model: {one_line(error)}; name a folder with config.json, "
             "model.safetensors and a tokenizer, or OWNER/REPO on the Hugging Face Hub"
@@ -41,7 +41,10 @@ def load(student: str, plan: Plan) -> tuple[Any, Any]:
 
 
 def tuned(model: Any, tokenizer: Any, examples: Sequence[Tokens], dev: Sequence[Tokens], out: Path, plan: Plan) -> Any:
-    """Return a trainer that is done, with the best of its checkpoints loaded."""
+    """Train a model. Return its trainer, with the best checkpoint loaded.
+
+    Raises UserError where one process sees several GPUs.
+    """
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import EarlyStoppingCallback, PrinterCallback
@@ -88,10 +91,10 @@ def _arguments(examples: Sequence[Tokens], dev: bool, out: Path, plan: Plan) -> 
         learning_rate=plan.learning_rate or LEARNING_RATE[plan.lora is not False],
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        max_length=None,  # none is too long, so none is cut
+        max_length=None,  # longer examples were left out, so nothing is cut
         train_sampling_strategy="group_by_length",  # hardly any padding
         bf16=bf16(),
-        gradient_checkpointing=gpu,  # its memory is dear; a processor's time is
+        gradient_checkpointing=gpu,  # spares memory, costs time
         dataloader_pin_memory=gpu,
         seed=plan.seed,
         logging_steps=LOOKS / 5,

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example: the prompt's tokens, then those to be learned."""
+    """An example: the prompt's tokens, then those to be learned."""
 
     prompt: list[int]
     completion: list[int]
@@ -53,7 +53,7 @@ def rendered(rows: Sequence[Row], tokenizer: Any, student: str) -> list[Tokens]:
     try:
         made = [_tokens(row, tokenizer) for row in rows]
         shows_tools = all(_shows_tools(row, tokenizer) for row in rows if row.get("tools"))
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # a template may raise anything
         raise UserError(f"{student}: its chat template cannot render this corpus: {error}") from error
     if not shows_tools:
         raise UserError(
@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[Row]:
         elif table.is_file():
             import pyarrow.parquet as pq
 
-            # Messages and tools are Arrow's JSON there: each a string (formats.table).
+            # Messages and tools are strings of JSON there (formats.table).
             for row in pq.read_table(table).to_pylist():
                 yield {name: list(map(json.loads, column)) for name, column in row.items() if column is not None}
     except (OSError, ValueError) as error:
@@ -82,8 +82,8 @@ def _rows(path: Path) -> Iterator[Row]:
 def _tokens(row: Row, tokenizer: Any) -> Tokens:
     prompt = _apply(tokenizer, row["prompt"], row, add_generation_prompt=True)
     whole = _apply(tokenizer, [*row["prompt"], *row["completion"]], row)
-    # Some templates end a prompt with what they drop from a finished turn, such as an empty thought:
-    # inference sends it, so it stays, and the completion is what comes after the part in common.
+    # Some templates end a prompt with text that they drop from a finished turn, such as an empty thought.
+    # Inference sends it, so it stays in the prompt. The completion follows the part in common.
     common = next((at for at, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
     return Tokens(prompt, whole[common:])
 
