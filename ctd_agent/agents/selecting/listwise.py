@@ -44,7 +44,6 @@ class Listwise(Selector):
     """
 
     reasons = True
-
     model: ChatModel
 
     def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from ctd_agent.agents.engines import ChatModel
 from ctd_agent.agents.prompts import VERSIONS, pointwise_prompt
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.agents.selecting.scores import score_at
-from ctd_agent.agents.selecting.selector import Selector, UnusableSelectionError, Within, above
+from ctd_agent.agents.selecting.selector import Selector, UnusableSelectionError, Within, above, score_at
 from ctd_agent.schema import Candidate, Exchange, Reply, Selection
 
 FLOOR = 1e-6  # of a probability: log-odds stay finite
@@ -26,7 +25,6 @@ class Pointwise(Selector):
 
     candidates = 20  # a question a candidate is dear
     prompt = VERSIONS["pointwise"]
-
     model: ChatModel
 
     def __init__(self, model: ChatModel, task: str, sampling: Sampling) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from ctd_agent.agents.engines import Encoder, Model
 from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.agents.sampling import Sampling
-from ctd_agent.agents.selecting.scores import score_at
-from ctd_agent.agents.selecting.selector import Selector, Within, above
+from ctd_agent.agents.selecting.selector import Selector, Within, above, score_at
 from ctd_agent.errors import UserError
 from ctd_agent.schema import Candidate, Exchange, Label, Selection
 
@@ -15,7 +14,6 @@ class Scoring(Selector):
     """Candidates that score above the encoder's own threshold are chosen."""
 
     prompt = VERSIONS["scoring"]
-
     model: Encoder
 
     def __init__(self, model: Model, task: str, sampling: Sampling) -> None:

@@ -1,5 +1,6 @@
 """A way of selecting: how a model is asked about a shortlist, and how its answer is read."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -8,6 +9,8 @@ from ctd_agent.agents.prompts import described
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.schema import Candidate, ChosenLabel, Exchange, Label, Selection, Usage
 
+RANK = 1.0  # the weight of a candidate's rank; fitted on training data (docs/results.md)
+EXTREME = 36.0  # log-odds beyond which a score would be rounded to 0 or 1
 Within = Callable[[Usage], bool]  # whether the budget admits another call, given the cost of this phase so far
 
 
@@ -57,3 +60,13 @@ def above(scores: Mapping[str, float], threshold: float, shortlist: Sequence[Can
 def choose(candidate: Candidate, rank: int, score: float, reason: str = "") -> ChosenLabel:
     """Return a candidate as a chosen label."""
     return ChosenLabel(id=candidate.label.id, name=candidate.label.name, rank=rank, score=score, reason=reason)
+
+
+def score_at(odds: float, rank: int) -> float:
+    """Return a candidate's score in (0, 1): the logistic of its log-odds less the log of its rank, from 1.
+
+    >>> round(score_at(0.0, rank=1), 2), round(score_at(0.0, rank=3), 2)
+    (0.5, 0.25)
+    """
+    logit = odds - RANK * math.log(rank)
+    return 1 / (1 + math.exp(-min(EXTREME, max(-EXTREME, logit))))

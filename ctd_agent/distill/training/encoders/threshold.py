@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ctd_agent.agents.selecting.scores import score_at
+from ctd_agent.agents.selecting.selector import score_at
 from ctd_agent.measure.metrics import f1
 
 LEVELS = 100  # thresholds to try, about
