@@ -52,7 +52,7 @@ def defused(text: str) -> str:
 
 def described(label: Label) -> str:
     """Return a label as the selector reads it, on one line: its name, and the beginning of its description."""
-    name, description = _on_one_line(label.name), " ".join(label.description.split())[:DESCRIPTION]
+    name, description = on_one_line(label.name), " ".join(label.description.split())[:DESCRIPTION]
     return defused(f"{name} ({description})") if description else name
 
 
@@ -63,14 +63,15 @@ def distinct_names(names: Sequence[str]) -> list[str]:
     ['Mail', 'Web', 'Mail (2)']
     """
     distinct: dict[str, None] = {}
-    for name in map(_on_one_line, names):
+    for name in map(on_one_line, names):
         numbered = (f"{name} ({number})" for number in count(2))
         distinct[next(option for option in chain([name], numbered) if option not in distinct)] = None
     return list(distinct)
 
 
-def _on_one_line(name: str) -> str:
-    return defused(" ".join(name.split()))
+def on_one_line(text: str) -> str:
+    """Return a text on one line, every control token in it defused."""
+    return defused(" ".join(text.split()))
 
 
 def search_prompt(text: str, task: str, found: str, limit: int, *, native: bool) -> list[Message]:

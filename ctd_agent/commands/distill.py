@@ -94,7 +94,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Default: what fits.")] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Tokens an encoder reads. Default: 128.")] = None,
     lora: Annotated[bool, typer.Option("--lora/--full", help="Train adapters and merge them, or all weights.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Train a student on a corpus: one that takes its place in the graph, by name.

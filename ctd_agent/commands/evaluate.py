@@ -27,7 +27,7 @@ def evaluate(
     ] = None,
     compare: Annotated[Path | None, typer.Option(help="Another run, to be subtracted from this one.")] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the figures as JSON.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Score a labelled run against right labels, with 95% bootstrap intervals over documents.

@@ -124,9 +124,9 @@ def label(
         raise UserError("--retry-failed: name the file of results to go on with by --output")
     texts = _documents(documents, text, job.columns)
     if output:
-        return end(label_into(job, texts, output, log or log_of(output)), resumable=True)
+        return end(label_into(job, texts, output, log or log_of(output)))
     write = print_json if as_json or not sys.stdout.isatty() else print_table
-    return end(label_each(job, texts, write, log or _cached_log()), resumable=False)
+    return end(label_each(job, texts, write, log or _cached_log()))
 
 
 def _documents(source: str | None, text: str | None, columns: dict[str, str]) -> "list[Document]":

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctd_agent.commands.outcome import end
+from ctd_agent.commands.outcome import end, name_retries
 from ctd_agent.errors import CtdError, UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _sum_up(reports: "Iterable[ShardReport]", total: int, output: Path) -> None:
     if faults:
         fault = UserError if any(report.users_fault for report in faults) else CtdError
         raise fault(f"{len(faults)} of {total} shards could not be labelled, the first {faults[0].shard}")
-    end(failed, resumable=True)
+    name_retries(failed)
+    end(failed)
 
 
 def _tell(report: "ShardReport", failed: Counter[str], faults: int) -> None:

@@ -26,12 +26,12 @@ NameColumn = Annotated[str | None, typer.Option(help="The catalogue's column of 
 DescriptionColumn = Annotated[str | None, typer.Option(help="Its column of descriptions, where not `description`.")]
 AliasesColumn = Annotated[str | None, typer.Option(help="Its column of other names, where not `aliases`.")]
 Index = Annotated[str | None, typer.Option(help="An index that `ctd-agent index` has built, instead of a catalogue.")]
-Candidates = Annotated[int | None, typer.Option(min=1, help="Labels on the shortlist. Default: 50; 20 if small.")]
+Candidates = Annotated[int | None, typer.Option(min=1, help="Shortlist size. Default: 50; 20 if small, or as taught.")]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Documents at once. Default: what the engine carries.")]
 Selecting = Annotated[
     str | None, typer.Option(help="Way of selecting: listwise, pointwise. Default: the one that fits the model.")
 ]
-Listwise = Annotated[bool | None, typer.Option("--listwise/--pointwise", help="Short for --selecting.")]
+Listwise = Annotated[bool | None, typer.Option("--listwise/--pointwise", help="Short for --selecting NAME.")]
 MinRecall = Annotated[float, typer.Option(min=0, max=1, help="Shortlist recall that lets a run teach phase 1.")]
 MinF1 = Annotated[float, typer.Option(min=0, max=1, help="F1 of the choice that lets a run teach phase 2.")]
 Epochs = Annotated[float | None, typer.Option(min=0, help="Passes over the corpus, at most. Default: 3.")]

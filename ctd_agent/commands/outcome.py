@@ -38,6 +38,7 @@ def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: P
             tell_failed(failed, len(documents))
         if job.ordered:
             out.sort(documents)
+        name_retries(failed)
         return failed
 
 
@@ -62,18 +63,21 @@ def label_each(
         return report(results, write, total, total - len(documents), out.failed if out else {})
 
 
-def end(failed: "Counter[str]", resumable: bool) -> None:
-    """Name the ways to retry failed documents, and exit with 1 where there are any."""
+def end(failed: "Counter[str]") -> None:
+    """Exit with 1 where documents have failed."""
+    if failed:
+        raise typer.Exit(1)
+
+
+def name_retries(failed: "Counter[str]") -> None:
+    """Name the ways to retry the documents that have failed."""
     from ctd_agent.console import note
     from ctd_agent.graphs.batch import RETRIED
 
-    if not failed:
-        return
-    if resumable and any(failed[kind] for kind in RETRIED):
+    if any(failed[kind] for kind in RETRIED):
         note("the same command tries again those that failed by no fault of their own")
-    if resumable and failed.keys() - {*RETRIED}:
+    if failed.keys() - {*RETRIED}:
         note("the same command with --retry-failed tries all again that failed")
-    raise typer.Exit(1)
 
 
 @contextmanager

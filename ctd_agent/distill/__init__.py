@@ -1,1 +1,1 @@
-"""From the log to supervision: corpora of a teacher's runs, and students trained on them."""
+"""From the log to training data: corpora of a teacher's runs, and students trained on them."""

@@ -103,14 +103,14 @@ class Output:
         Raises UserError where the file has results of other documents: it is another run's. Also where the `log` of
         its results is not there.
         """
-        if self._done and log is not None and not log.exists():
-            raise UserError(f"{log}: the log of the results in {self.path} is not there; bring it back, or name it")
         strangers = self._done.keys() - {document.id for document in documents}
         if strangers:
             raise UserError(
                 f"{self.path}: has the result of {min(strangers)!r}, which is not among the documents; "
                 f"give another file with --output, or delete this one"
             )
+        if self._done and log is not None and not log.exists():
+            raise UserError(f"{log}: the log of the results in {self.path} is not there; bring it back")
         return [document for document in documents if document.id not in self._done]
 
     def write(self, result: LabeledDocument) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import field_validator
 
@@ -9,6 +10,7 @@ from ctd_agent.agents.engines import Model, load_phases
 from ctd_agent.agents.engines.encoder import embedder_of
 from ctd_agent.agents.prompts import DEFAULT_TASK
 from ctd_agent.agents.sampling import GREEDY, Sampling
+from ctd_agent.agents.selecting import way_named
 from ctd_agent.console import progress
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_labels
@@ -42,17 +44,23 @@ class Job(Record):
     shortlist_sampling: Sampling = GREEDY
     select_sampling: Sampling = GREEDY
     task: str = DEFAULT_TASK
-    budget: dict[str, float] = {}
+    budget: dict[str, int | float] = {}
     columns: dict[str, str] = {}
     concurrency: int | None = None
     ordered: bool = True
     retry_failed: bool = False
 
+    @field_validator("selecting")
+    @classmethod
+    def _names_a_way(cls, selecting: str | None) -> str | None:
+        if selecting is not None:
+            way_named(selecting)
+        return selecting
+
     @field_validator("budget")
     @classmethod
-    def _names_a_budget(cls, wanted: dict[str, float]) -> dict[str, float]:
-        Budget(**wanted)
-        return wanted
+    def _names_a_budget(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        return Budget(**wanted).model_dump(include={*wanted})
 
     def open_index(self) -> LabelIndex:
         """Open the index, or build that of the catalogue, its progress shown on stderr.
@@ -110,6 +118,6 @@ class Labeller:
         )
 
     def label(self, documents: Iterable[Document], log: str | Path | None = None) -> Iterator[LabeledDocument]:
-        """Yield every document's result as it comes."""
+        """Build the graph, then return every document's result as it comes."""
         graph, job = self.graph(log), self.job
-        yield from label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered)
+        return label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered)

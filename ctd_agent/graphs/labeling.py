@@ -144,11 +144,12 @@ class _Nodes:
         except Exception as error:  # the index's engine and its embedder each have their own
             failure = _failure("search", "engine", f"{type(error).__name__}: {error}")
             return self._go(fresh, "read", "finish", change, text=text, failure=failure)
-        shown = found_text([candidate.label.name for candidate in shortlist(candidates, SHOWN)])
-        change["candidates"] = candidates
-        change["messages"] = self._shortlister.opening(text, shown, self._budget.searches)
+        shown = [ShownCandidate(id=c.label.id, text=c.label.name) for c in shortlist(candidates, SHOWN)]
+        opening = self._shortlister.opening(text, found_text([c.text for c in shown]), self._budget.searches)
+        change |= {"candidates": candidates, "messages": opening}
         goto: Goto = "shortlist" if self._budget.turns and self._budget.searches else "select"
-        return self._go(fresh, "read", goto, change, text=text, searches=searches, usage=_since(fresh["started"]))
+        step: dict[str, Any] = {"text": text, "shown": shown, "searches": searches}
+        return self._go(fresh, "read", goto, change, usage=_since(fresh["started"]), **step)
 
     def shortlist(self, state: LabelingState) -> Command[Literal["search", "select", "finish"]]:
         """Ask the model for searches that the document's own has missed."""

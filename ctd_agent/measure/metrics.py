@@ -107,7 +107,7 @@ def mean_of(values: Sequence[float]) -> Statistic:
 
 
 def ratio_of(pairs: Sequence[tuple[float, float]]) -> Statistic:
-    """Return the ratio of two sums over documents, as micro F1 and PSP@k are, 0 over nothing."""
+    """Return the ratio of two sums over documents, as micro F1 and PSP@k are; 0 where the lower sum is 0."""
     above, below = np.asarray(pairs, dtype=np.float64).T
     return lambda weights: _divided(weights @ above, weights @ below)
 

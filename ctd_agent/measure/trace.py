@@ -13,12 +13,11 @@ from ctd_agent.records import read_records
 from ctd_agent.schema import ChosenLabel, Gold, LabeledDocument, SearchResult, Selection
 
 Fate = Literal["never retrieved", "retrieved and cut", "not on the shortlist", "shortlisted and not chosen", "chosen"]
-UNKNOWN = Gold(frozenset())
 
 
 @dataclass(frozen=True)
 class Trace:
-    """A document of a run. All lists of labels are ids, best first, without the labels that gold filters out.
+    """A document of a run. Lists of labels are ids, without the labels that gold filters out.
 
     `steps` is empty where there is no log, `run` its header. `result` is None where only the log was read. `gold` is
     None where the right labels are not known.

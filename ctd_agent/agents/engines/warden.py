@@ -19,7 +19,7 @@ GRACE = 10.0  # seconds between asking the command to end and ending it
 
 def main(command: list[str]) -> int:
     """Run the command until it ends or standard input does. Return its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - vllm_server's
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - vllm's
     threading.Thread(target=_end_with_input, args=(process.pid,), daemon=True).start()
     try:
         return process.wait()

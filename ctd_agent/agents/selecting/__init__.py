@@ -13,14 +13,19 @@ from ctd_agent.errors import UserError
 
 SELECTING: dict[str, type[Selector]] = {"listwise": Listwise, "pointwise": Pointwise, "scoring": Scoring}
 
-__all__ = ["SELECTING", "Selector", "UnusableSelectionError", "load_selector", "way_of"]
+__all__ = ["SELECTING", "Selector", "UnusableSelectionError", "load_selector", "way_named", "way_of"]
+
+
+def way_named(name: str) -> type[Selector]:
+    """Return the way of selecting of this name. Raises UserError where there is none."""
+    if name not in SELECTING:
+        raise UserError(f"{name!r} is no way of selecting; choose one of {', '.join(SELECTING)}")
+    return SELECTING[name]
 
 
 def way_of(model: Model) -> type[Selector]:
-    """Return the model's way of selecting. Raises UserError for a name that is none."""
-    if model.selects not in SELECTING:
-        raise UserError(f"{model.selects!r} is no way of selecting; choose one of {', '.join(SELECTING)}")
-    return SELECTING[model.selects]
+    """Return the model's way of selecting. Raises as `way_named` does."""
+    return way_named(model.selects)
 
 
 def load_selector(model: Model, task: str, sampling: Sampling) -> Selector:

@@ -59,12 +59,12 @@ class Card(Record):
     @classmethod
     def _migrated(cls, card: Any) -> Any:
         """Read a card of version 0.1, where `form` held the manner and the credit."""
-        if not isinstance(card, dict) or "form" not in card:
+        form = card.get("form") if isinstance(card, dict) else None
+        if not isinstance(form, dict):
             return card
-        form = card["form"]
-        manner = {"native_tools": form["native"], "reasons": form["reasons"], "candidates": form["candidates"]}
+        manner = {name: form.get(name.removesuffix("_tools")) for name in ("native_tools", "reasons", "candidates")}
         kept = {name: value for name, value in card.items() if name != "form"}
-        return kept | {"manner": manner | {"names": True}, "credit": form["credit"]}
+        return kept | {"manner": manner | {"names": True}, "credit": form.get("credit")}
 
 
 def readme(card: Card, files: Sequence[str]) -> str:

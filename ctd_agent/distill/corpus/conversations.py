@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ctd_agent.agents.manner import Manner
-from ctd_agent.agents.prompts import Message, distinct_names, listwise_prompt, search_prompt, standard_prompt
+from ctd_agent.agents.prompts import (
+    Message,
+    distinct_names,
+    listwise_prompt,
+    on_one_line,
+    search_prompt,
+    standard_prompt,
+)
 from ctd_agent.agents.shortlister import SEARCHES_A_TURN, result_message, turn_message
 from ctd_agent.distill.corpus.lessons import Lesson, reasoning, worth_choosing, worth_making
-from ctd_agent.graphs.labeling import SHOWN
 from ctd_agent.measure.trace import Trace
 from ctd_agent.schema import MODEL, Gold, Record, SearchResult
 from ctd_agent.tools.label_search import SEARCH_LABELS, found_text
@@ -96,7 +102,7 @@ def judgement(lesson: Lesson, credit: bool) -> Judgement:
 
 def _searching(trace: Trace, task: str, searches: Sequence[SearchResult], manner: Manner) -> Iterator[list[Message]]:
     """Yield phase 1's turns: the searches worth making and, where they are tool calls, the end after them."""
-    shown = found_text([hit.name for hit in trace.searches[0].found[:SHOWN]])
+    shown = found_text([candidate.text for candidate in trace.steps[0].shown or ()])
     opening = search_prompt(trace.text, task, shown, SEARCHES_A_TURN, native=manner.native_tools)
     if not manner.native_tools:
         answer = json.dumps({"searches": [search.query for search in searches], "done": True}, ensure_ascii=False)
@@ -132,7 +138,8 @@ def _choosing(trace: Trace, task: str, worth: Sequence[str], manner: Manner) -> 
         for key in worth
     ]
     answer = ({"reasoning": reasoning(trace)} if manner.reasons else {}) | {"labels": labels}
-    prompt = listwise_prompt(trace.text, task, list(shown.values()), reasons=manner.reasons, names=True)
+    texts = list(map(on_one_line, shown.values()))  # an encoder is shown texts of several lines
+    prompt = listwise_prompt(trace.text, task, texts, reasons=manner.reasons, names=True)
     return [*prompt, turn_message(json.dumps(answer, ensure_ascii=False))]
 
 

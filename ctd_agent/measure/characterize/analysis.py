@@ -79,7 +79,7 @@ Bootstrap = Callable[[Sequence[float]], Interval]
 
 
 def found_after(trace: Trace) -> list[list[str]]:
-    """Return the candidates in fused order after each search, the document's own first."""
+    """Return the candidates in fused order: after all sources, then after each search of the model."""
     states: list[list[str]] = []
     candidates: dict[str, Candidate] = {}
     filtered = trace.gold.filtered if trace.gold else frozenset()

@@ -76,9 +76,13 @@ def funnel(traces: Sequence[Trace], catalogue: int | None) -> list[Stage]:
 
     stages = [Stage("catalogue", catalogue, 1.0 if right else None)] if catalogue else []
     if all(trace.steps for trace in traces):
-        stages.append(stage("retrieved", (len(trace.retrieved) for trace in traces), BEFORE_RETRIEVAL))
-    stages.append(stage("shortlist", (len(trace.shortlist) for trace in traces), BEFORE_SHORTLIST))
-    stages.append(stage("chosen", (len(trace.chosen) for trace in traces), LOST))
+        stages.append(
+            stage("retrieved", (sum(len(step.added) for step in trace.steps) for trace in traces), BEFORE_RETRIEVAL)
+        )
+    stages.append(
+        stage("shortlist", (len(trace.result.shortlist) for trace in traces if trace.result), BEFORE_SHORTLIST)
+    )
+    stages.append(stage("chosen", (len(trace.result.labels) for trace in traces if trace.result), LOST))
     return stages
 
 

@@ -41,7 +41,7 @@ def page(
     `names` are the labels' names by id, for labels that the log does not name.
     """
     known = Names(names)
-    run = next((trace.run for trace in reversed(traces) if trace.run), None)
+    run = max((trace.run for trace in traces if trace.run), key=lambda run: run.started, default=None)
     catalogue = run.labels if run else characterization.labels if characterization else None
     sections = [
         *([_funnel(funnel(traces, catalogue))] if traces else []),
