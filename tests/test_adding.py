@@ -15,7 +15,7 @@ from ctd_agent.cli import run
 from ctd_agent.distill.corpus import formats
 from ctd_agent.graphs.job import Job
 from ctd_agent.records import read_records
-from ctd_agent.schema import Candidate, Document, Exchange, Label, LabeledDocument, Selection
+from ctd_agent.schema import MODEL, Candidate, Document, Exchange, Label, LabeledDocument, Selection
 from ctd_agent.tools.label_index import Hit
 from ctd_agent.tools.label_search import Searchable
 from ctd_agent.tools.sources import SOURCES
@@ -93,6 +93,10 @@ def test_a_source_is_a_class_and_a_row_of_the_table(
     monkeypatch.setitem(SOURCES, "hunch", Hunch)
     (tennis,) = [entry for entry in label("--candidates", "3").shortlist if entry.id == "tennis"]
     assert "hunch" in [finding.source for finding in tennis.found_by]
+
+
+def test_no_source_has_the_name_of_the_model_s_own_searches() -> None:
+    assert MODEL not in SOURCES
 
 
 def test_a_way_of_selecting_is_a_class_and_a_row_of_the_table(

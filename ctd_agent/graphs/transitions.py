@@ -55,9 +55,8 @@ class Transition(Record):
 
     `exchange` holds a model's prompts and answers, null for a search. `searches` are those that ran, `added` the
     candidates that were new, by label id, in the order found. `text`, on the first step, is the part of the document
-    that was read. `shown` holds the candidates in the order and words that the model was shown: on the first step those for the
-    shortlister, on the select step the shortlist,
-    null in logs of version 0.1, which did not keep it.
+    that was read. `shown` holds candidates in the order and words that a model is shown: on the first step for the
+    shortlister, on the select step the whole shortlist. It is null in logs of version 0.1, which did not keep it.
     """
 
     record: Literal["transition"] = "transition"

@@ -21,7 +21,7 @@ from ctd_agent.measure.characterize.study import ABLATIONS, GIVEN, WHOLE, Study
 from ctd_agent.measure.evaluate import RANKING
 from ctd_agent.measure.metrics import Interval, Metric, bootstrap, f1, rank_precision, recall
 from ctd_agent.measure.trace import Trace, read_traces
-from ctd_agent.schema import Candidate, Gold, Label
+from ctd_agent.schema import MODEL, Candidate, Gold, Label
 from ctd_agent.tools.label_index import Hit
 
 SIZES = (1, 2, 3, 5, 10, 15, 20, 30, 50, 100)
@@ -86,9 +86,8 @@ def found_after(trace: Trace) -> list[list[str]]:
     for search in trace.searches:
         hits = [Hit(Label(id=hit.id, name=hit.name), hit.score) for hit in search.found]
         candidates = merge(candidates, found_by(search.source, search.query, hits))
-        states.append(
-            [key for key in sorted(candidates, key=lambda key: -candidates[key].score) if key not in filtered]
-        )
+        order = [key for key in sorted(candidates, key=lambda key: -candidates[key].score) if key not in filtered]
+        states = [*states, order] if search.source == MODEL else [order]
     return states or [[]]
 
 

@@ -75,14 +75,12 @@ def funnel(traces: Sequence[Trace], catalogue: int | None) -> list[Stage]:
         return Stage(name, sum(sizes) / len(traces), share)
 
     stages = [Stage("catalogue", catalogue, 1.0 if right else None)] if catalogue else []
+    results = [trace.result for trace in traces if trace.result]
     if all(trace.steps for trace in traces):
-        stages.append(
-            stage("retrieved", (sum(len(step.added) for step in trace.steps) for trace in traces), BEFORE_RETRIEVAL)
-        )
-    stages.append(
-        stage("shortlist", (len(trace.result.shortlist) for trace in traces if trace.result), BEFORE_SHORTLIST)
-    )
-    stages.append(stage("chosen", (len(trace.result.labels) for trace in traces if trace.result), LOST))
+        sizes = (sum(len(step.added) for step in trace.steps) for trace in traces)
+        stages.append(stage("retrieved", sizes, BEFORE_RETRIEVAL))
+    stages.append(stage("shortlist", (len(result.shortlist) for result in results), BEFORE_SHORTLIST))
+    stages.append(stage("chosen", (len(result.labels) for result in results), LOST))
     return stages
 
 
