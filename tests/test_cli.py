@@ -217,6 +217,11 @@ CATALOGUE = ["--labels", "labels.txt", "--embedder", "static"]
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "gguf:text.gguf"], "gguf:text.gguf: not a GGUF file"),
         (["label", *ONE_TEXT, *CATALOGUE, "--selector", "nonsense"], "a model is one of local, gguf:FILE"),
         (["label", *ONE_TEXT, *CATALOGUE, "--model", "openai:gpt-5"], "openai:gpt-5: set OPENAI_API_KEY"),
+        (
+            ["label", *ONE_TEXT, *CATALOGUE, "--selecting", "nonsense"],
+            "'nonsense' is no way of selecting; choose one of",
+        ),
+        (["label", *ONE_TEXT, *CATALOGUE, "--engine", "ray"], "--engine is now --on: say --on ray"),
         (["label", "--text", "\udcff", *CATALOGUE], "not UTF-8"),
         (["label", "documents.txt", "--text-column", "body", *CATALOGUE], "documents.txt: no column 'body'"),
         (["search", "nowhere", "tennis"], "nowhere: no finished index here"),

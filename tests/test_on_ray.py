@@ -218,6 +218,20 @@ def test_a_mistake_is_told_on_one_line(
     assert problem in line
 
 
+def test_a_shard_that_is_refused_keeps_its_results(tmp_path: Path, job: Callable[..., Job]):
+    """Its log is of another task, and one of its documents has no result."""
+    write_shards(tmp_path / "documents", jsonl=0, parquet=1, documents=2)
+    (shard,) = find_shards(str(tmp_path / "documents"))
+    with Server() as server:
+        Actor(job(server), tmp_path / "out", []).label(shard)
+        lines = tmp_path / "out" / "_lines" / f"{shard.name}.jsonl"
+        lines.write_text(lines.read_text().splitlines(keepends=True)[0])
+        before = (tmp_path / "out" / shard.name).read_bytes()
+        other = job(server).model_copy(update={"task": "sports"})
+        assert "differs from this one in task" in (Actor(other, tmp_path / "out", []).label(shard).error or "")
+    assert (tmp_path / "out" / shard.name).read_bytes() == before
+
+
 def test_a_key_that_a_node_lacks_is_named_with_the_node_and_not_shown(
     tmp_path: Path, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ):

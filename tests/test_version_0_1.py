@@ -11,6 +11,7 @@ from ctd_agent.agents.engines.student import read_student
 from ctd_agent.agents.manner import Manner
 from ctd_agent.cli import run
 from ctd_agent.distill.training.plan import read_card
+from ctd_agent.errors import UserError
 from ctd_agent.graphs.replay import Memory
 from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
@@ -80,6 +81,14 @@ def test_its_corpus_has_a_card() -> None:
     card = read_card(Path("corpus"))
     assert card.manner == Manner(native_tools=False, reasons=True, names=True, candidates=8)
     assert card.credit
+
+
+@pytest.mark.parametrize("form", ["{}", "3", "null"])
+def test_a_damaged_card_is_told_on_one_line(form: str) -> None:
+    card = json.loads(Path("corpus/card.json").read_text()) | {"form": json.loads(form)}
+    Path("corpus/card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="not a corpus's card"):
+        read_card(Path("corpus"))
 
 
 def test_its_students_have_cards() -> None:
