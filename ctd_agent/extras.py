@@ -7,10 +7,7 @@ from ctd_agent.errors import UserError
 
 
 def library(name: str, extra: str, need: str) -> Any:
-    """Import a library that `pip install 'ctd-agent[EXTRA]'` brings. `need` says what needs it.
-
-    Raises UserError where it is not installed.
-    """
+    """Import a library of an extra for the `need` named. Raises UserError, with the way to install it."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -18,10 +15,7 @@ def library(name: str, extra: str, need: str) -> Any:
 
 
 def sentence_transformers(need: str) -> Any:
-    """Import sentence-transformers, its progress bars off: ctd-agent shows its own.
-
-    Raises UserError where it is not installed.
-    """
+    """Import sentence-transformers, its progress bars off: ctd-agent shows its own. Raises as `library` does."""
     found = library("sentence_transformers", "sentence-transformers", need)
     import_module("transformers.utils.logging").disable_progress_bar()
     return found

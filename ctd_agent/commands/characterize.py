@@ -16,6 +16,7 @@ from ctd_agent.commands.options import (
     Listwise,
     Selecting,
     Task,
+    given,
     selecting_by,
 )
 from ctd_agent.errors import UserError
@@ -73,7 +74,6 @@ def characterize(
             f"{gold or documents}: no right labels for document {unknown[0]!r} ({len(unknown)} such in all)"
         )
     way = selecting_by(selecting, listwise)
-    numbers = {"candidates": candidates, "searches": searches, "turns": turns}
     job = Job(
         labels=labels,
         index=index,
@@ -82,7 +82,7 @@ def characterize(
         selector=model,
         selecting=way,
         task=task or DEFAULT_TASK,
-        budget={name: number for name, number in numbers.items() if number is not None},
+        budget=given(candidates=candidates, searches=searches, turns=turns),
     )
     first = job.open()
     models = [[first.shortlister], [first.selector]]

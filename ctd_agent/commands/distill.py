@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ctd_agent.commands.distill_run import run
-from ctd_agent.commands.options import FILES, Epochs, Json, MinF1, MinRecall, read_catalogue
+from ctd_agent.commands.options import FILES, Epochs, Json, MinF1, MinRecall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +103,7 @@ def train(
     """
     from ctd_agent.distill.training.plan import Plan
     from ctd_agent.distill.training.students import train as trained
+    from ctd_agent.files import read_labels
 
     plan = Plan(
         target=target,
@@ -114,7 +115,7 @@ def train(
         max_length=max_length,
         lora=lora,
     )
-    catalogue = read_catalogue(labels, {}) if labels else None
+    catalogue = read_labels(labels) if labels else None
     _tell(trained(corpus, student, out, plan, catalogue), as_json)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctd_agent.commands.evaluate import read_run
-from ctd_agent.commands.options import FILES, Candidates, Epochs, Json, MinF1, MinRecall, Task, read_catalogue
+from ctd_agent.commands.options import FILES, Candidates, Epochs, Json, MinF1, MinRecall, Task, given
 from ctd_agent.commands.outcome import label_into
 from ctd_agent.errors import UserError
 
@@ -49,14 +49,13 @@ def run(
     from ctd_agent.distill.corpus import Gates, Recipe, make_corpus
     from ctd_agent.distill.training.plan import Plan
     from ctd_agent.distill.training.students import kind_of, train
-    from ctd_agent.files import read_gold
+    from ctd_agent.files import read_gold, read_labels
     from ctd_agent.graphs.job import Job
 
     plan = Plan(seed=seed, epochs=epochs)
     kind_of(student, plan)  # a student that cannot be trained is refused before the teacher's hours
-    few = {"candidates": candidates} if candidates is not None else {}
-    wanted = few | ({"turns": turns} if turns is not None else {})
-    teacher = Job(labels=labels, shortlister=model, selector=model, task=task or DEFAULT_TASK, budget=wanted)
+    budget = given(candidates=candidates, turns=turns)
+    teacher = Job(labels=labels, shortlister=model, selector=model, task=task or DEFAULT_TASK, budget=budget)
     logs = []
     for sample in range(samples):
         job = teacher
@@ -70,14 +69,14 @@ def run(
     else:
         recipe = Recipe(gates=Gates(recall=min_recall, f1=min_f1), seed=seed)
         make_corpus(logs, read_gold(gold) if gold else None, recipe, corpus)
-    made = train(corpus, student, out / "student", plan, read_catalogue(labels, {}))
+    made = train(corpus, student, out / "student", plan, read_labels(labels))
     if test is None:
         note(f"{out / 'student'}: trained; give --test documents with right labels to see how good it is")
         return
     # The student's run lies in the last of its folders: deleting that to train it anew deletes its answers too.
     runs = out / "test-teacher.jsonl", [*made][-1] / "test.jsonl"
     _label(teacher, test, runs[0])
-    _label(teacher.model_copy(update=_models(made) | {"budget": few}), test, runs[1])
+    _label(teacher.model_copy(update=_models(made) | {"budget": given(candidates=candidates)}), test, runs[1])
     _summary(out, runs, test, seed, as_json)
 
 

@@ -13,7 +13,7 @@ from ctd_agent.commands.options import (
     Json,
     LabelIdColumn,
     NameColumn,
-    read_catalogue,
+    given,
 )
 from ctd_agent.errors import CtdError, UserError
 
@@ -38,9 +38,10 @@ def index(
 ) -> None:
     """Build the index of a catalogue, for `label --index` and `search`, or bring it up to date."""
     from ctd_agent.console import note, progress
+    from ctd_agent.files import read_labels
 
-    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
-    labels = read_catalogue(catalogue, columns)
+    columns = given(id=label_id_column, name=name_column, description=description_column, aliases=aliases_column)
+    labels = read_labels(catalogue, columns)
     with progress("indexing", len(labels)) as show:
         built, changes = _built_or_updated(labels, out, embedder, show)
     news = f"; {changes.added:,} added, {changes.changed:,} changed, {changes.removed:,} removed" if changes else ""

@@ -22,7 +22,7 @@ from ctd_agent.commands.options import (
     NameColumn,
     Selecting,
     Task,
-    named,
+    given,
     selecting_by,
 )
 from ctd_agent.errors import UserError
@@ -91,17 +91,11 @@ def label(
         raise UserError("--engine is now --on: say --on ray for a Ray cluster, and leave it out to run here")
     if documents == labels == STDIN:
         raise UserError("documents and --labels: only one of them can be standard input")
-    columns = {"id": label_id_column, "name": name_column, "description": description_column, "aliases": aliases_column}
-    numbers = {
-        "candidates": candidates,
-        "turns": turns,
-        "searches": searches,
-        "tokens": max_tokens,
-        "seconds": max_seconds,
-    }
+    columns = given(id=label_id_column, name=name_column, description=description_column, aliases=aliases_column)
+    budget = given(candidates=candidates, turns=turns, searches=searches, tokens=max_tokens, seconds=max_seconds)
     job = Job(
         labels=labels,
-        label_columns=named(columns),
+        label_columns=columns,
         index=index,
         embedder=embedder,
         shortlister=shortlister or model,
@@ -110,8 +104,8 @@ def label(
         shortlist_sampling=Sampling.parse(shortlist_sampling or ""),
         select_sampling=Sampling.parse(select_sampling or ""),
         task=task or DEFAULT_TASK,
-        budget={name: number for name, number in numbers.items() if number is not None},
-        columns=named({"id": id_column, "text": text_column}),
+        budget=budget,
+        columns=given(id=id_column, text=text_column),
         concurrency=concurrency,
         ordered=not unordered,
         retry_failed=retry_failed,

@@ -31,9 +31,7 @@ def label_on_ray(job: "Job", documents: str | None, output: Path | None, unfit: 
         raise UserError("--on ray needs files of documents, --index INDEX and -o FOLDER")
     for spec in (job.shortlister, job.selector):
         if engine_of(spec).local:
-            raise UserError(
-                f"{spec}: every actor would load its own weights; start a server, and name it vllm:MODEL@http://HOST:PORT"
-            )
+            raise UserError(f"{spec}: every actor would load its own weights; start a server, and name it by a URL")
     shards = find_shards(documents)
     if output.resolve() == shards[0].parent:
         raise UserError(f"{output}: the documents are there; give the results another folder")

@@ -1,11 +1,8 @@
-"""Options that several commands share, and the catalogue they name."""
+"""Options that several commands share."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from ctd_agent.schema import Label
 
 FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
 STDIN = "-"
@@ -37,9 +34,9 @@ MinF1 = Annotated[float, typer.Option(min=0, max=1, help="F1 of the choice that 
 Epochs = Annotated[float | None, typer.Option(min=0, help="Passes over the corpus, at most. Default: 3.")]
 
 
-def named(columns: dict[str, str | None]) -> dict[str, str]:
-    """Return the columns that the user has named."""
-    return {field: column for field, column in columns.items() if column}
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that the user has given."""
+    return {name: value for name, value in options.items() if value not in (None, "")}
 
 
 def selecting_by(selecting: str | None, listwise: bool | None) -> str | None:
@@ -47,10 +44,3 @@ def selecting_by(selecting: str | None, listwise: bool | None) -> str | None:
     if selecting is not None or listwise is None:
         return selecting
     return "listwise" if listwise else "pointwise"
-
-
-def read_catalogue(source: str, columns: dict[str, str | None]) -> "list[Label]":
-    """Read the catalogue, by the columns that the user has named."""
-    from ctd_agent.files import read_labels
-
-    return read_labels(source, named(columns))

@@ -50,13 +50,6 @@ class Job(Record):
     ordered: bool = True
     retry_failed: bool = False
 
-    @field_validator("selecting")
-    @classmethod
-    def _names_a_way(cls, selecting: str | None) -> str | None:
-        if selecting is not None:
-            way_named(selecting)
-        return selecting
-
     @field_validator("budget")
     @classmethod
     def _names_a_budget(cls, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +77,8 @@ class Job(Record):
 
     def open(self) -> "Labeller":
         """Open the index and load the models. Raises as `open_index`, `load_phases` and `build_graph` do."""
+        if self.selecting:
+            way_named(self.selecting)
         index = self.open_index()
         return Labeller(self, index, *load_phases(self.shortlister, self.selector, self.selecting))
 

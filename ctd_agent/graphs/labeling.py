@@ -43,7 +43,6 @@ from ctd_agent.tools.sources import SOURCES
 
 SHOWN = 10  # of the document's own hits, as the shortlister is shown
 
-
 Change = dict[str, Any]
 PHASES: dict[Node, Phase] = {"read": "search", "shortlist": "shortlist", "search": "search", "select": "select"}
 LabelingGraph = CompiledStateGraph[LabelingState, None, LabelingInput, LabelingOutput]

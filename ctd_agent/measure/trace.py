@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic_core import from_json
 
 from ctd_agent.agents.selecting.listwise import unfenced
-from ctd_agent.graphs.transitions import Run, Transition, log_of, read_log
+from ctd_agent.graphs.transitions import Log, Run, Transition, log_of, read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import ChosenLabel, Gold, LabeledDocument, SearchResult, Selection
 
@@ -138,13 +138,8 @@ def traces(
 ) -> list[Trace]:
     """Return each result with its document's steps and right labels."""
     headers = {run.run: run for run in runs}
-
-    def trace(result: LabeledDocument) -> Trace:
-        logged = steps.get(result.id, ())
-        run = headers.get(logged[0].run) if logged else None
-        return Trace(result.id, logged, run, result, gold.get(result.id))
-
-    return list(map(trace, results))
+    logged = [(result, steps.get(result.id, ())) for result in results]
+    return [Trace(r.id, s, headers.get(s[0].run) if s else None, r, gold.get(r.id)) for r, s in logged]
 
 
 def read_traces(results: Path, gold: Mapping[str, Gold] = {}, log: Path | None = None) -> list[Trace]:
@@ -153,10 +148,8 @@ def read_traces(results: Path, gold: Mapping[str, Gold] = {}, log: Path | None =
     `log` is by default the one beside the results. Raises UserError for a file with a broken line.
     """
     where = log or log_of(results)
-    logged = read_log(where) if log or where.exists() else None
-    return traces(
-        read_records(results, LabeledDocument), gold, logged.steps if logged else {}, logged.runs if logged else ()
-    )
+    logged = read_log(where) if log or where.exists() else Log([], {})
+    return traces(read_records(results, LabeledDocument), gold, logged.steps, logged.runs)
 
 
 def _reason(answer: str) -> str:

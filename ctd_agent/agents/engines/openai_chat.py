@@ -58,16 +58,13 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
 
 
 def openai_chat(model: str, url: str | None, ours: bool = False) -> BaseChatModel:
-    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY.
-
-    `ours`: the endpoint is a server of this run, never reached by way of a proxy.
-    """
+    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY."""
     from openai import DefaultHttpxClient
     from pydantic import SecretStr
 
     timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
     options: dict[str, Any] = {"max_retries": 0, "timeout": timeouts}  # `retry` has more patience
-    if ours:
+    if ours:  # a server of this run: never by way of a proxy
         options["http_client"] = DefaultHttpxClient(trust_env=False)
     if url:
         options["base_url"] = url
