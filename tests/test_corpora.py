@@ -345,6 +345,19 @@ def test_the_standard_corpus_holds_the_whole_output(made: Callable[..., Row]) ->
     }
 
 
+def test_a_corpus_is_what_the_log_says_was_shown_whatever_fusion_and_prompts_are_today(
+    made: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four searches whose fused order depends on the constant of the fusion, and on how labels are described."""
+    teach("1.log", {"news": Case("abcdefgh", "ha", {"first": "hgf", "again": "hx", "more": "gyx"})})
+    made(out="before")
+    monkeypatch.setattr("ctd_agent.graphs.state.RRF_K", -0.5)
+    monkeypatch.setattr("ctd_agent.agents.prompts.DESCRIPTION", 3)
+    made(out="after")
+    for name in ("shortlist/train.jsonl", "select/train.jsonl", "standard/train.jsonl", "encoder/train.jsonl"):
+        assert Path("after", name).read_bytes() == Path("before", name).read_bytes()
+
+
 def test_the_card_says_what_it_was_made_from(made: Callable[..., Row]) -> None:
     teach("1.log", {"news": NEWS}, task="topics of news")
     write_gold(news="ace")
