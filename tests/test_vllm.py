@@ -102,7 +102,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.slow
 def test_the_whole_graph_runs_on_it(vllm: ChatModel, index: LabelIndex):
     """It searches under a schema, is asked about each candidate, and chooses from the catalogue."""
-    graph = build_graph(vllm, replace(vllm, listwise=False), index, budget=Budget(turns=1, candidates=3))
+    graph = build_graph(vllm, replace(vllm, selects="pointwise"), index, budget=Budget(turns=1, candidates=3))
     output = graph.invoke({"document": NEWS})
     assert [step.node for step in output["transitions"]][:2] == ["read", "shortlist"]
     result = output["result"]

@@ -37,7 +37,7 @@ def label_on_ray(job: "Job", documents: str | None, output: Path | None, unfit: 
         raise UserError(f"{output}: the documents are there; give the results another folder")
     job.open()  # a fault in the options is told before a cluster is troubled with it
     with closing(label_shards(shards, job, output)) as reports:
-        _sum_up(reports, len(shards), output)
+        _sum_up(reports, len(shards), output.resolve())
 
 
 def _sum_up(reports: "Iterable[ShardReport]", total: int, output: Path) -> None:

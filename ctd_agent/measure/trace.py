@@ -19,8 +19,8 @@ Fate = Literal["never retrieved", "retrieved and cut", "not on the shortlist", "
 class Trace:
     """A document of a run. Lists of labels are ids, without the labels that gold filters out.
 
-    `steps` is empty where there is no log, `run` its header. `result` is None where only the log was read. `gold` is
-    None where the right labels are not known.
+    `steps` is empty where there is no log. `run` is the header of their run, or of the log's last one. `result` is None
+    where only the log was read. `gold` is None where the right labels are not known.
     """
 
     document: str
@@ -134,12 +134,12 @@ def traces(
     results: Iterable[LabeledDocument],
     gold: Mapping[str, Gold] = {},
     steps: Mapping[str, Sequence[Transition]] = {},
-    runs: Iterable[Run] = (),
+    runs: Sequence[Run] = (),
 ) -> list[Trace]:
     """Return each result with its document's steps and right labels."""
-    headers = {run.run: run for run in runs}
+    headers, last = {run.run: run for run in runs}, runs[-1] if runs else None
     logged = [(result, steps.get(result.id, ())) for result in results]
-    return [Trace(r.id, s, headers.get(s[0].run) if s else None, r, gold.get(r.id)) for r, s in logged]
+    return [Trace(r.id, s, headers.get(s[0].run, last) if s else last, r, gold.get(r.id)) for r, s in logged]
 
 
 def read_traces(results: Path, gold: Mapping[str, Gold] = {}, log: Path | None = None) -> list[Trace]:
