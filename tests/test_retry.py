@@ -1,6 +1,8 @@
 """What may pass is tried again, and what has been learned of an engine serves every call to it."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
@@ -144,3 +146,29 @@ def test_when_one_call_has_lost_patience_those_that_wait_do_too(monkeypatch: pyt
     first.join()
     later.join()
     assert gave_up[1] - gave_up[0] < 1.0  # its own patience would have lasted 1.5 seconds more
+
+
+# Real addresses
+
+
+def test_a_wrong_address_is_asked_twice_for_the_first_document_and_not_for_the_next():
+    """The port is closed. Fifty documents would else wait for it one after the other."""
+    closed = Server()
+    closed.server_close()
+    model = load_model(closed.spec)
+    started = retry.monotonic()
+    for _ in range(50):
+        with pytest.raises(EngineError, match="Connection refused"):
+            model.ask(ASK)
+    assert retry.monotonic() - started < 5
+
+
+def test_an_engine_that_is_restarted_is_waited_for_by_all_documents():
+    with Server() as first:
+        port, model = first.server_port, load_model(first.spec)
+        assert model.ask(ASK).replies
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(model.ask, ASK) for _ in range(4)]
+        time.sleep(3)
+        with Server(port):
+            assert all(answer.result().replies for answer in answers)

@@ -14,7 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.runnables import Runnable
 
-from ctd_agent.agents.engines.retry import Patience
+from ctd_agent.agents.engines.retry import Patience, causes
 from ctd_agent.agents.engines.student import read_student
 from ctd_agent.agents.manner import Manner
 from ctd_agent.errors import CtdError
@@ -133,8 +133,6 @@ def _encodable(text: str) -> str:
 
 def reason(error: Exception) -> str:
     """Return an error on one line, with what is at its root: `Connection error.` alone helps nobody."""
-    root: BaseException = error
-    while root.__cause__:
-        root = root.__cause__
+    *_, root = causes(error)
     words = f"{type(error).__name__}: {error}" + (f" ({root})" if root is not error else "")
     return _encodable(" ".join(words.split())[:500])

@@ -1,11 +1,10 @@
 """Calls that may succeed later are tried again: to a busy engine, a failing one, one that is being restarted."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import TypeVar
 
-import httpx
 import openai
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
@@ -50,7 +49,7 @@ class Patience:
             answer = retrying(send)
         except Exception as error:
             if _unreachable(error):
-                self._gone = monotonic() + COOLING, str(error.__cause__ or error)
+                self._gone = monotonic() + COOLING, str([*causes(error)][-1])
             raise
         self._answered, self._gone = True, None
         return answer
@@ -100,7 +99,19 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether nothing answers at the engine's address. A time-out or a cut answer is another matter."""
-    return isinstance(error, openai.APIConnectionError) and isinstance(
-        error.__cause__, httpx.ConnectError | httpx.ConnectTimeout
-    )
+    """Tell whether nothing answers at the engine's address. A time-out or a cut answer is another matter.
+
+    The client wraps its HTTP library's error, and that one the system's, in as many layers as the versions have.
+    """
+    if not isinstance(error, openai.APIConnectionError):
+        return False
+    kinds = {kind.__name__ for cause in causes(error) for kind in type(cause).__mro__}
+    return not kinds.isdisjoint(("ConnectError", "ConnectTimeout", "ConnectionRefusedError", "gaierror"))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and whatever it was raised from, the root last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
