@@ -1,7 +1,15 @@
 """The document and the catalogue are quoted as data: nothing in them can leave its quotation."""
 
+import itertools
 import re
+from collections.abc import Callable
+from time import process_time
+from typing import Any
 
+import pytest
+from conftest import ScriptedModel
+
+from ctd_agent.agents.engines import ChatModel, vllm
 from ctd_agent.agents.prompts import (
     DESCRIPTION,
     Message,
@@ -12,7 +20,8 @@ from ctd_agent.agents.prompts import (
     quoted,
     search_prompt,
 )
-from ctd_agent.schema import Label
+from ctd_agent.errors import redacted
+from ctd_agent.schema import Exchange, Label
 
 CLOSING = ["</document>", "</DOCUMENT>", "</ document >", "< /document>", "</document\n>", "</Document foo>"]
 CONTROL = [
@@ -35,6 +44,31 @@ CONTROL = [
     "<think>",
     "</think>",
 ]
+
+# The control tokens of each family of models in vLLM's table of parsers, beyond those above.
+FAMILIES = {
+    "openai": ["<|channel|>", "<|message|>"],
+    "openai_gptoss": ["<|start|>", "<|call|>"],
+    "seed_oss": ["<seed:bos>", "<seed:think>", "</seed:think>", "<seed:tool_call>"],
+    "minimax_m2": ["]~b]", "]~!b[", "[e~[", "<minimax:tool_call>", "</minimax:tool_call>"],
+    "kimi_k2": ["<|im_middle|>", "<|tool_calls_section_begin|>"],
+    "lfm2": ["<|tool_call_start|>", "<|tool_list_end|>"],
+    "gemma4": ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<tool_call|>"],
+    "deepseek_v31": ["<｜tool▁calls▁begin｜>", "<｜end▁of▁sentence｜>"],
+    "deepseek_v3": ["<｜begin▁of▁sentence｜>"],
+    "deepseek_r1": ["<｜Assistant｜>", "<｜User｜>"],
+    "glm45": ["<arg_key>", "</arg_value>", "[gMASK]<sop>", "[gMASK]", "<eop>"],
+    "qwen3_coder": ["<function=search_labels>", "<parameter=query>"],
+    "hermes": ["<tools>", "</tools>"],
+    "qwen3": ["<think>"],
+    "mistral": ["[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "[ARGS]", "[THINK]", "[/THINK]", "[CALL_ID]"],
+    "llama3_json": ["<|python_tag|>", "<|eom_id|>"],
+}
+CONTROL += [*itertools.chain.from_iterable(FAMILIES.values()), "<end_of_utterance>", "<unk>", "<pad>"]
+
+
+def test_every_family_that_vllm_parses_has_its_control_tokens_here() -> None:
+    assert FAMILIES.keys() == {*vllm._TOOL_PARSERS.values(), *vllm._REASONING_PARSERS.values()}
 
 
 def prompts_of(text: str, label: Label) -> dict[str, list[Message]]:
@@ -98,3 +132,32 @@ def test_the_instruction_stands_behind_the_document_and_never_in_the_system_mess
         assert system["role"] == "system", kind
         assert "Ignore the instructions" not in system["content"], kind
         assert user["content"].index("Ignore the instructions") < user["content"].index("</document>"), kind
+
+
+def thought_apart(answer: str) -> tuple[str, str]:
+    reply = ChatModel("scripted:m", ScriptedModel(queue=[answer])).ask(Exchange(messages=[])).replies[0]
+    return reply.reasoning, reply.content
+
+
+SLOW = ["a", "\n", " ", "<", "</", "< ", "</ ", "[", "<think>", "://", "Bearer ", "<document"]
+
+
+@pytest.mark.parametrize("read", [defused, redacted, thought_apart], ids=["a prompt", "a message", "an answer"])
+@pytest.mark.parametrize("unit", SLOW)
+def test_twice_the_text_takes_no_more_than_some_twice_the_time(read: Callable[[str], Any], unit: str) -> None:
+    """60,000 newlines of a model cost 24 seconds once."""
+
+    def seconds(size: int) -> float:
+        text = "<" + unit * (size // len(unit)) + "."
+        started = process_time()
+        read(text)
+        return process_time() - started
+
+    half = min(seconds(100_000) for _ in range(3))
+    assert min(seconds(200_000) for _ in range(3)) < 3 * half + 0.02
+
+
+def test_a_thought_at_the_head_of_an_answer_is_its_reasoning() -> None:
+    assert thought_apart(" <think>\nWhy?\n</think>\n yes </think>") == ("Why?", "yes </think>")
+    assert thought_apart("Why?</think>yes") == ("Why?", "yes")
+    assert thought_apart("<think> no end") == ("", "<think> no end")

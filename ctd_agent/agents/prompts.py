@@ -31,13 +31,22 @@ SYSTEM = (
 )
 DESCRIPTION = 80  # characters of a label's description that a prompt quotes
 
-# Our own delimiter, and the control tokens of common chat templates: a document that holds one
-# could close its quotation or open a turn of its own.
+# Our own delimiter, and the control tokens of the models' chat templates: a document that holds one could close its
+# quotation or open a turn of its own. Each pattern begins with the character that is replaced.
+_TAGS = (
+    "s|bos|eos|unk|pad|mask|sop|eop|start_of_turn|end_of_turn|end_of_utterance|image|tools?|tool_calls?|tool_response|"
+    "think|arg_key|arg_value"
+)
+_BRACKETS = (
+    "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_CONTENT|TOOL_RESULTS|CALL_ID|ARGS|THINK|MODEL_SETTINGS|IMG|"
+    "IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|PREFIX|MIDDLE|SUFFIX|MASK|gMASK|sMASK"
+)
 _CONTROL = re.compile(
-    r"<(?=\s*/?\s*document\b|/?\s*(?:s|bos|eos|start_of_turn|end_of_turn|tool_call|tool_response|think)\b|<?/?SYS>|[|｜])"
-    r"|\[(?=/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\b)",
+    rf"<(?=\s*(?:/\s*)?document\b|/?(?:{_TAGS})\b|/?(?:function|parameter)=|/?\w+:\w|\w+[|｜]>|<?/?SYS>|[|｜])"
+    rf"|\[(?=/?(?:{_BRACKETS})\]|e~\[)|\](?=~!?b[\]\[])",
     re.IGNORECASE,
 )
+_DEFUSED = {"<": "‹", "[": "⁅", "]": "⁆"}
 
 
 def quoted(text: str) -> str:
@@ -47,7 +56,7 @@ def quoted(text: str) -> str:
 
 def defused(text: str) -> str:
     """Return the text with the first character of every delimiter or control token replaced."""
-    return _CONTROL.sub(lambda match: {"<": "‹", "[": "⁅"}[match.group()], text)
+    return _CONTROL.sub(lambda match: _DEFUSED[match.group()], text)
 
 
 def described(label: Label) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -120,10 +119,10 @@ def _reply(message: Any, seconds: float) -> Reply:
 def _apart(message: AIMessage) -> tuple[str, str]:
     """Return the reasoning and the answer. An engine without a reasoning parser puts both into the answer."""
     reasoning = str(message.additional_kwargs.get("reasoning_content") or "")
-    thought = re.match(r"\s*(?:<think>)?(.*?)</think>\s*", message.text, re.DOTALL)
-    if reasoning or not thought:
+    thought, mark, answer = message.text.partition("</think>")
+    if reasoning or not mark:
         return reasoning, message.text
-    return thought[1].strip(), message.text[thought.end() :]
+    return thought.strip().removeprefix("<think>").strip(), answer.lstrip()
 
 
 def _encodable(text: str) -> str:
