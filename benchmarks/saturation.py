@@ -123,6 +123,7 @@ def sender(model: ChatModel, client: httpx.Client) -> Callable[[Exchange], Usage
     """Return a function that sends an exchange's prompts one by one, and counts their tokens."""
     chat: Any = model.chat
     url = f"{chat.openai_api_base}/chat/completions"
+    key = {"Authorization": f"Bearer {chat.openai_api_key.get_secret_value()}"}
 
     def send(exchange: Exchange) -> Usage:
         options = dict(exchange.options)
@@ -131,7 +132,7 @@ def sender(model: ChatModel, client: httpx.Client) -> Callable[[Exchange], Usage
             options |= model.thinking(thinking)["extra_body"]
         total = Usage()
         for prompt in exchange.prompts:
-            answer = client.post(url, json={"model": chat.model_name, "messages": prompt, **options})
+            answer = client.post(url, headers=key, json={"model": chat.model_name, "messages": prompt, **options})
             counts = answer.raise_for_status().json()["usage"]
             total += Usage(
                 calls=1,

@@ -19,6 +19,7 @@ from phases import TASKS
 from script import as_read, command_line, print_table, run
 
 from ctd_agent.agents.engines.llama import llama_server
+from ctd_agent.agents.engines.openai_chat import OWN_KEY
 from ctd_agent.agents.engines.weights import fetch
 from ctd_agent.agents.prompts import described, listwise_prompt, pointwise_prompt, search_prompt
 from ctd_agent.agents.selecting.pointwise import Pointwise
@@ -68,7 +69,8 @@ class Tokenizer:
     """The chat template and the tokenizer of a llama.cpp server."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url.removesuffix("/v1"), timeout=60.0, trust_env=False)
+        key = {"Authorization": f"Bearer {OWN_KEY}"}
+        self._client = httpx.Client(base_url=url.removesuffix("/v1"), headers=key, timeout=60.0, trust_env=False)
 
     def tokens(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Return the tokens of a prompt."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
+import httpx
 import pytest
 from server import Server, agreeable, completion
 
@@ -119,7 +120,7 @@ def test_an_engine_that_takes_longer_than_it_may_fails_the_call(engine: str, mod
     if engine == "scripted":
         pytest.skip("it answers at once; test_models.py has it stall")
     monkeypatch.setattr(openai_chat, "TIMEOUT", 0.2)
-    hasty = openai_chat.openai_chat("m", str(model.chat.openai_api_base))  # type: ignore[attr-defined]
+    hasty = openai_chat.openai_chat("m", str(model.chat.openai_api_base), openai_chat.OWN_KEY)  # type: ignore[attr-defined]
     hasty.model_name = model.chat.model_name  # type: ignore[attr-defined]
     with pytest.raises(EngineError, match="timed out"):
         ask(ChatModel(model.spec, hasty), "Count to a thousand, in words.", max_tokens=400)
@@ -130,3 +131,14 @@ def test_a_prompt_that_is_too_long_is_refused_in_the_engines_own_words(engine: s
         pytest.skip("it reads nothing; test_models.py has it refuse")
     with pytest.raises(EngineError, match=r"4096|12288|context"):
         ask(model, "racket " * 15_000, max_tokens=1)
+
+
+def test_a_server_of_our_own_answers_nobody_else(engine: str, model: ChatModel):
+    if engine == "scripted":
+        pytest.skip("it is not ours")
+    url = f"{model.chat.openai_api_base}/chat/completions"  # type: ignore[attr-defined]
+    prompt = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    for headers in ({}, {"Authorization": "Bearer none"}, {"Origin": "http://attacker.example"}):
+        answer = httpx.post(url, json=prompt, headers=headers, trust_env=False, timeout=30.0)
+        assert answer.status_code == 401
+        assert "attacker" not in answer.headers.get("access-control-allow-origin", "")

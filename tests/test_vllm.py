@@ -165,6 +165,6 @@ def test_a_model_that_is_none_is_an_error_that_names_the_log(tmp_path: Path):
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/models", timeout=5.0).is_success
+        return httpx.get(f"{url}/models", timeout=5.0).status_code in (200, 401)
     except httpx.HTTPError:
         return False

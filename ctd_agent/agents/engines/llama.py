@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ctd_agent.agents.engines.chat_model import ChatModel, as_taught
-from ctd_agent.agents.engines.openai_chat import openai_chat, template_thinking
+from ctd_agent.agents.engines.openai_chat import OWN_KEY, openai_chat, template_thinking
 from ctd_agent.agents.manner import Manner
 from ctd_agent.errors import CtdError, UserError
 
@@ -53,7 +53,7 @@ def llama_thinking(tokens: int) -> dict[str, Any]:
 
 
 def _on_llama(spec: str, weights: Path) -> ChatModel:
-    chat = openai_chat(weights.stem, llama_server(weights), ours=True)
+    chat = openai_chat(weights.stem, llama_server(weights), OWN_KEY)
     model = ChatModel(spec, chat, Manner(native_tools=False), searches=False, selects="pointwise", slots=1)
     return as_taught(model, weights.parent)
 
@@ -77,6 +77,8 @@ def _start(weights: Path) -> tuple[Any, str]:
     params.n_parallel = 1  # one slot: the next prompt finds this document's prefix in its cache
     params.hostnames = ["127.0.0.1"]
     params.port = 0
+    params.api_keys = [OWN_KEY]
+    params.cors_origins = ""  # no page in a browser may ask
     params.verbosity = -1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _processors()
     try:

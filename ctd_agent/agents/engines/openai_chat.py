@@ -3,6 +3,7 @@
 import os
 import re
 from functools import cache
+from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from ctd_agent.errors import UserError
 
 VLLM_SLOTS = 64  # vLLM batches what it is given: too few documents at once leave it idle
 OPENAI_SLOTS = 16  # an endpoint's limits are unknown: it says 429 where this is too much
+OWN_KEY = token_urlsafe()  # of the servers that this process starts: other users of the machine have none
 TIMEOUT = 600.0  # seconds for one call: a long prompt on a slow processor, not a hung engine
 CONNECT = 5.0  # seconds to reach an endpoint
 
@@ -57,20 +59,23 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
     return name, None
 
 
-def openai_chat(model: str, url: str | None, ours: bool = False) -> BaseChatModel:
-    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY."""
+def openai_chat(model: str, url: str | None, own_key: str = "") -> BaseChatModel:
+    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY.
+
+    `own_key` is that of a server of this process: no other key goes there, and no proxy lies between.
+    """
     from openai import DefaultHttpxClient
     from pydantic import SecretStr
 
     timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
     options: dict[str, Any] = {"max_retries": 0, "timeout": timeouts}  # `retry` has more patience
-    if ours:  # a server of this run: never by way of a proxy
+    if own_key:
         options["http_client"] = DefaultHttpxClient(trust_env=False)
     if url:
         options["base_url"] = url
         if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):
             options |= {"compatible": True, "use_responses_api": False}
-    key = SecretStr(os.environ.get("OPENAI_API_KEY") or "none")
+    key = SecretStr(own_key or os.environ.get("OPENAI_API_KEY") or "none")
     chat: BaseChatModel = _client()(model=model, api_key=key, **options)
     return chat
 

@@ -17,7 +17,7 @@ from typing import IO
 import httpx
 
 from ctd_agent.agents.engines.chat_model import ChatModel, as_taught
-from ctd_agent.agents.engines.openai_chat import VLLM_SLOTS, openai_chat, template_thinking
+from ctd_agent.agents.engines.openai_chat import OWN_KEY, VLLM_SLOTS, openai_chat, template_thinking
 from ctd_agent.agents.engines.retry import Patience
 from ctd_agent.agents.manner import Manner
 from ctd_agent.cache import cache_folder
@@ -60,7 +60,7 @@ def load_vllm(spec: str, name: str) -> ChatModel:
     tools = bool(server.tools)
     model = ChatModel(
         spec,
-        openai_chat(name, server.url, ours=True),
+        openai_chat(name, server.url, OWN_KEY),
         Manner(native_tools=tools),
         searches=tools,
         slots=VLLM_SLOTS,
@@ -130,6 +130,7 @@ class VllmServer:
         server += shlex.split(os.environ.get(ARGUMENTS, ""))
         # Keys are for others: what is logged there is not ours to keep them out of.
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+        environment["VLLM_API_KEY"] = OWN_KEY
         return subprocess.Popen(  # noqa: S603 - our interpreter and module, no shell
             [sys.executable, "-m", "ctd_agent.agents.engines.warden", *server],
             stdin=subprocess.PIPE,  # closed by the system when this process ends: then the warden ends the server
