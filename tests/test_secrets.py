@@ -2,9 +2,12 @@
 
 import base64
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,54 @@ def test_what_is_redacted_is_keys_and_the_credentials_of_urls(monkeypatch: pytes
         == "openai:m@https://***@host/v1, http://host/a@b"
     )
     assert redacted("{'message': 'Basic dXNlcjpwYXNz'}, Bearer sk-abc") == "{'message': 'Basic ***'}, Bearer ***"
+
+
+# Tracing of another project
+
+
+class Collector(ThreadingHTTPServer):
+    """Stands in for LangSmith: keeps the body of every post."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Collect)
+        self.bodies: list[bytes] = []
+
+
+class _Collect(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_GET(self) -> None:
+        self._answer(b"{}")
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(b"{}")
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize(("options", "traced"), [([], False), (["--trace"], True)], ids=["by default", "asked for"])
+def test_documents_go_to_langsmith_only_where_asked_for(options: list[str], traced: bool):
+    with Collector() as langsmith, Server() as engine:
+        threading.Thread(target=langsmith.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "LANGSMITH_TRACING": "true",
+            "LANGSMITH_ENDPOINT": f"http://127.0.0.1:{langsmith.server_port}",
+            "LANGSMITH_API_KEY": "ls-key",
+            "LANGCHAIN_CALLBACKS_BACKGROUND": "false",
+        }
+        command = [COMMAND, "label", "--text", "Serve and volley", "--labels", "labels.txt", "--embedder", "static"]
+        command += ["--model", engine.spec, *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        langsmith.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert bool(langsmith.bodies) == traced
+    assert ("LangSmith's tracing is set in the environment and left off" in done.stderr) != traced

@@ -68,6 +68,7 @@ def label(
     on: Annotated[Literal["here", "ray"], typer.Option(help="Where: here, or files on a Ray cluster.")] = "here",
     engine: Annotated[str | None, typer.Option(hidden=True)] = None,
     unordered: Annotated[bool, typer.Option("--unordered", help="Write each result when it is done.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Send traces to LangSmith, as its variables say.")] = False,
     as_json: Json = False,
     id_column: Annotated[str | None, typer.Option(help="The documents' column of ids, where not `id`.")] = None,
     text_column: Annotated[str | None, typer.Option(help="The documents' column of texts, where not `text`.")] = None,
@@ -82,7 +83,7 @@ def label(
     """
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.agents.sampling import Sampling
-    from ctd_agent.commands.outcome import end, label_each, label_into
+    from ctd_agent.commands.outcome import end, label_each, label_into, tell_untraced
     from ctd_agent.console import print_json, print_table
     from ctd_agent.graphs.job import Job
     from ctd_agent.graphs.transitions import log_of
@@ -109,7 +110,9 @@ def label(
         concurrency=concurrency,
         ordered=not unordered,
         retry_failed=retry_failed,
+        trace=trace,
     )
+    tell_untraced(job)
     if on == "ray":
         from ctd_agent.commands.label_on_ray import label_on_ray
 

@@ -63,6 +63,16 @@ def label_each(
         return report(results, write, total, total - len(documents), out.failed if out else {})
 
 
+def tell_untraced(job: "Job") -> None:
+    """Say that LangSmith's variables in the environment are not heeded, where they are set."""
+    from langsmith.utils import tracing_is_enabled
+
+    from ctd_agent.console import note
+
+    if not job.trace and tracing_is_enabled():
+        note("LangSmith's tracing is set in the environment and left off; --trace sends it all documents")
+
+
 def end(failed: "Counter[str]") -> None:
     """Exit with 1 where documents have failed."""
     if failed:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO
 
 from filelock import FileLock, Timeout
+from langsmith import tracing_context
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.faults import internal
@@ -22,13 +23,18 @@ RETRIED = ("engine", "internal")  # the kinds of failure that are no fault of th
 
 
 def label_documents(
-    graph: LabelingGraph, documents: Iterable[Document], *, concurrency: int = 1, ordered: bool = True
+    graph: LabelingGraph,
+    documents: Iterable[Document],
+    *,
+    concurrency: int = 1,
+    ordered: bool = True,
+    trace: bool = False,
 ) -> Iterator[LabeledDocument]:
     """Yield the result of every document as it comes: in input order, or as each is done.
 
-    `concurrency` is the number of documents under way at once. No more than twice as many are
-    held. A document that makes the graph itself fail has a Failure of its own. Closed early, it
-    begins no other document, and does not wait for those under way.
+    `concurrency` is the number of documents under way at once. No more than twice as many are held. A document that
+    makes the graph itself fail has a Failure of its own. Closed early, it begins no other document, and does not wait
+    for those under way. LangSmith's variables in the environment are heeded with `trace` only.
     """
     pending: deque[Future[LabeledDocument]] = deque()
     source = iter(documents)
@@ -36,7 +42,7 @@ def label_documents(
     try:
         while True:
             while len(pending) < 2 * concurrency and (document := next(source, None)) is not None:
-                pending.append(pool.submit(_label, graph, document))
+                pending.append(pool.submit(_label, graph, document, trace))
             if not pending:
                 return
             done = pending[0] if ordered else next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
@@ -46,9 +52,11 @@ def label_documents(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _label(graph: LabelingGraph, document: Document) -> LabeledDocument:
+def _label(graph: LabelingGraph, document: Document, trace: bool) -> LabeledDocument:
     try:
-        result: LabeledDocument = graph.invoke({"document": document})["result"]
+        # The variables of LangSmith may be those of another project: they would send every document away.
+        with tracing_context(enabled=None if trace else False):
+            result: LabeledDocument = graph.invoke({"document": document})["result"]
     except (CtdError, UserError):  # the log cannot be written, and no other document's could
         raise
     except Exception as error:  # whatever it is, it is this document's alone

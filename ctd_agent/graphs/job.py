@@ -28,7 +28,8 @@ class Job(Record):
     `labels` is the file of a catalogue, `label_columns` its columns' names where they differ; its index is built in
     the cache. Or `index` is one that is built already. `selecting` is the selector's way of selecting, None for the
     one that fits it. `budget` holds the numbers of a Budget that are not left to the models. `columns` are the
-    documents'. `concurrency` is the number of documents at once, None for what the engines carry.
+    documents'. `concurrency` is the number of documents at once, None for what the engines carry. With `trace` the
+    LangSmith variables of the environment are heeded: it gets every document.
 
     >>> Job(index="my-index", selector="openai:gpt-5-mini", budget={"candidates": 30}).shortlister
     'local'
@@ -49,6 +50,7 @@ class Job(Record):
     concurrency: int | None = None
     ordered: bool = True
     retry_failed: bool = False
+    trace: bool = False
 
     @field_validator("budget")
     @classmethod
@@ -115,4 +117,4 @@ class Labeller:
     def label(self, documents: Iterable[Document], log: str | Path | None = None) -> Iterator[LabeledDocument]:
         """Build the graph, then return every document's result as it comes."""
         graph, job = self.graph(log), self.job
-        return label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered)
+        return label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered, trace=job.trace)
