@@ -168,6 +168,43 @@ def test_what_is_redacted_is_keys_and_the_credentials_of_urls(monkeypatch: pytes
     assert redacted("{'message': 'Basic dXNlcjpwYXNz'}, Bearer sk-abc") == "{'message': 'Basic ***'}, Bearer ***"
 
 
+# Indexes of strangers
+
+
+def name_an_embedder(index: Path, spec: str) -> None:
+    """Write an embedder into an index's manifest, as who shares the folder can."""
+    (manifest,) = index.glob("*/manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"embedder": spec}))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "theirs", "patient Jane Doe"],
+        ["label", "documents.txt", "--index", "theirs", "--model", "openai:m@http://127.0.0.1:9"],
+        ["index", "labels.txt", "--out", "theirs"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_index_that_names_a_server_gets_neither_text_nor_key(told: Told, server: Server, command: list[str]):
+    assert told("index", "labels.txt", "--out", "theirs", "--embedder", "static")[0] == 0
+    before = sorted(path.name for path in Path("theirs").iterdir())
+    name_an_embedder(Path("theirs"), theirs := f"openai:x@http://127.0.0.1:{server.server_port}/v1")
+    code, said = told(*command)
+    assert code == 2
+    assert f"theirs: built with embedder '{theirs}'" in said
+    assert f"--embedder {theirs}" in said
+    assert server.requests == []
+    assert sorted(path.name for path in Path("theirs").iterdir()) == before
+
+
+def test_an_embedder_that_the_user_names_is_asked(told: Told, server: Server):
+    assert told("index", "labels.txt", "--out", "mine", "--embedder", "static")[0] == 0
+    name_an_embedder(Path("mine"), spec := f"openai:x@http://127.0.0.1:{server.server_port}/v1")
+    assert told("search", "mine", "tennis", "--embedder", spec)[0] == 1  # this one refuses all
+    assert len(server.requests) >= 1
+
+
 # Tracing of another project
 
 

@@ -53,10 +53,12 @@ def _built_or_updated(
     labels: "Sequence[Label]", out: str, embedder: str | None, show: "Show"
 ) -> "tuple[LabelIndex, Changes | None]":
     """Update the index that is there, where it is whole and of the embedder asked for, else build one."""
-    from ctd_agent.tools.label_index import LabelIndex
+    from ctd_agent.tools.label_index import LabelIndex, UnnamedEmbedderError
 
     try:
         there = LabelIndex.open(out, embedder)
+    except UnnamedEmbedderError:  # built anew, it would lose its vectors
+        raise
     except (UserError, CtdError):
         return LabelIndex.build(labels, out, embedder, show), None
     return there, there.update(labels, show)
@@ -82,6 +84,7 @@ def search(
     query: Annotated[str, typer.Argument(help="What to search for.")],
     limit: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 10,
     mode: Annotated[Literal["hybrid", "bm25", "dense"], typer.Option(help="Which side of the search.")] = "hybrid",
+    embedder: Embedder = None,
     as_json: Json = False,
 ) -> None:
     """Search an index as the model does."""
@@ -89,7 +92,7 @@ def search(
     from ctd_agent.tools.label_index import LabelIndex
     from ctd_agent.tools.label_search import found_labels
 
-    hits = LabelIndex.open(index).search(query, limit, mode)
+    hits = LabelIndex.open(index, embedder).search(query, limit, mode)
     if sys.stdout.isatty() and not as_json:
         show_table(_table(hits))
         return

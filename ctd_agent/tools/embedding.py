@@ -24,6 +24,8 @@ REQUEST = 256  # texts a request to an embeddings endpoint
 READ = 2_000  # characters an endpoint is sent of a text: most refuse what their model cannot read
 TIMEOUT = 60  # seconds
 
+BUILT_IN = ("minilm", "static")  # what a file may name: another could be a stranger's server
+
 _HERE = Path(__file__).parent
 
 

@@ -28,7 +28,7 @@ def cached_index(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # another process may be building it
             try:
-                return LabelIndex.open(folder)
+                return LabelIndex.open(folder, spec)
             except (UserError, CtdError):  # not built yet, damaged, or of another version of the engine
                 index = LabelIndex.build(labels, folder, spec, progress)
                 start_graph(folder, index.manifest)

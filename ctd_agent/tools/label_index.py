@@ -18,7 +18,7 @@ from pydantic_core import PydanticSerializationError, from_json
 
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label, Record
-from ctd_agent.tools.embedding import Embedder, default_embedder, load_embedder
+from ctd_agent.tools.embedding import BUILT_IN, Embedder, default_embedder, load_embedder
 from ctd_agent.tools.folder_store import FolderStore
 from ctd_agent.tools.points import mean_tokens, point_id, points, query_words
 from ctd_agent.tools.server_store import ServerStore
@@ -76,6 +76,10 @@ def fingerprint(labels: Iterable[Label]) -> str:
     return digest.hexdigest()
 
 
+class UnnamedEmbedderError(UserError):
+    """An index names an embedder that is not built in, and the user does not."""
+
+
 class LabelIndex:
     """Hybrid search over a catalogue: BM25 and dense vectors, fused by reciprocal rank.
 
@@ -128,10 +132,16 @@ class LabelIndex:
     def open(cls, where: str | Path, embedder: str | None = None) -> "LabelIndex":
         """Open a finished index.
 
-        Raises UserError where there is none, or it was built with another embedder than the one asked for.
+        A built-in embedder follows from the index. Any other must be given: a stranger's index could name a server that
+        gets the texts and the key. Raises UserError for no index or another embedder, UnnamedEmbedderError for none.
         """
         store, text = _kind(str(where)).open(str(where))
         manifest = _manifest(text, where)
+        if embedder is None and manifest.embedder not in BUILT_IN:
+            raise UnnamedEmbedderError(
+                f"{where}: built with embedder {manifest.embedder!r}, which gets what is searched for; "
+                f"if you trust it, name it: --embedder {manifest.embedder}"
+            )
         if embedder is not None and load_embedder(embedder).spec != manifest.embedder:
             raise UserError(
                 f"{where}: built with embedder {manifest.embedder!r}, not {embedder!r}; "
@@ -139,7 +149,7 @@ class LabelIndex:
             )
         if (points := store.count()) != manifest.labels:
             raise CtdError(f"{where}: holds {points} labels of {manifest.labels}; build the index again")
-        model = load_embedder(manifest.embedder)
+        model = load_embedder(embedder or manifest.embedder)
         if model.size != manifest.size:
             raise UserError(
                 f"{where}: vectors of {manifest.size} dimensions, but {model.spec!r} makes {model.size}; "
