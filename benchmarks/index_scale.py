@@ -36,9 +36,9 @@ from script import command_line, in_own_process, print_table, run
 
 from ctd_agent.tools.embedding import Vectors, load_embedder
 from ctd_agent.tools.folder_store import EF
+from ctd_agent.tools.fusion import DEPTH, RRF_K
 from ctd_agent.tools.hnsw import EDGES, EF_CONSTRUCT
 from ctd_agent.tools.label_index import LabelIndex
-from ctd_agent.tools.store import DEPTH, RRF_K
 
 DATA = Path(__file__).parent.parent / "examples/debian/full"
 BEST = 3  # times a query is asked,

@@ -7,6 +7,7 @@ nothing here has crossed a wire to a real server.
 
 import contextlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ctd_agent.files import read_labels
 from ctd_agent.schema import Label, Search
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
 from ctd_agent.tools.label_search import SEARCH_LABELS, found_text, log_entry
-from ctd_agent.tools.points import BATCH
+from ctd_agent.tools.points import BATCH, SAMPLE, mean_tokens
 
 ROOT = Path(__file__).parents[1]
 URL = "http://qdrant.example:6333/labels"
@@ -268,7 +269,7 @@ def test_a_killed_build_leaves_the_old_index_as_it_was_and_no_new_one(tmp_path):
     code = """
 import sys
 from ctd_agent.tools.label_index import Label, LabelIndex
-from ctd_agent.tools.points import BATCH
+from ctd_agent.tools.points import BATCH, SAMPLE, mean_tokens
 labels = [Label(id=f"n{n}", name=f"thing {n}") for n in range(BATCH * 2)]
 def build(folder, then):
     LabelIndex.build(labels, folder, "static", lambda done: then(f"{done} of {len(labels)}"))
@@ -534,3 +535,26 @@ def test_labels_of_the_same_fused_score_come_in_one_order_also_at_the_cut(tmp_pa
             found = {tuple(ids(index.search(label.name, limit))) for _ in range(10)}
             assert len(found) == 1
             assert len(found.pop()) == limit
+
+
+def test_one_catalogue_indexed_twice_in_two_orders_answers_alike_in_every_mode(where):
+    """Labels of one length that share one word with the query have one BM25 score, here far more than are ranked."""
+    labels = [Label(id=f"{n:04}", name=f"kind{n % 7} thing") for n in range(1_500)]
+    catalogue = Path(__file__).parent.parent / "examples" / "debian" / "catalogue.jsonl"
+    labels += read_labels(str(catalogue))[:200]
+    questions = ["thing", "kind3", "a thing of kind5 that works with mail", *(label.name for label in labels[-30:])]
+
+    def answers(seed):
+        shuffled = random.Random(seed).sample(labels, len(labels))  # noqa: S311 - an order, no secret
+        index = LabelIndex.build(shuffled, where, "static")
+        return [index.search(text, 50, mode) for text in questions for mode in ("hybrid", "bm25", "dense")]
+
+    first = answers(seed=1)
+    assert answers(seed=2) == first
+    for hits in first:
+        assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.label.id))
+
+
+def test_the_mean_length_that_bm25_counts_by_does_not_depend_on_the_catalogues_order():
+    labels = [Label(id=str(n), name="word " * (1 + n % 9)) for n in range(SAMPLE + 500)]
+    assert mean_tokens(labels) == mean_tokens(labels[::-1])

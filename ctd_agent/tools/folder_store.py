@@ -9,7 +9,7 @@ import qdrant_edge as edge
 from filelock import FileLock, Timeout
 
 from ctd_agent.errors import CtdError, UserError
-from ctd_agent.tools.store import DEPTH, RRF_K, Point, Side, one_line
+from ctd_agent.tools.store import Point, Ranked, Side, one_line
 
 BUILD = "ctd-index-"  # then a number: the folder of one build
 GRAPH = ".graph"  # after that: a folder in which a copy is given a graph
@@ -145,27 +145,25 @@ class FolderStore:
             if offset is None:
                 return
 
-    def search(self, sides: Sequence[Side], limit: int, fused: bool) -> list[tuple[str, float]]:
+    def nearest(self, sides: Sequence[Side], limit: int) -> list[list[Ranked]]:
         """Search in the engine. On a side with a graph, approximately."""
-        depth = max(limit, DEPTH)
-        asked = depth if fused else limit
         # Where there is no graph these parameters mean nothing: every point is compared in full.
         params = edge.SearchParams(
-            hnsw_ef=max(EF, depth), quantization=edge.QuantizationSearchParams(rescore=True, oversampling=depth / asked)
+            hnsw_ef=max(EF, limit), quantization=edge.QuantizationSearchParams(rescore=True, oversampling=1.0)
         )
-        queries = [edge.Query.Nearest(side.vector, using=side.name) for side in sides]
-        if fused:
-            request = edge.QueryRequest(
-                limit=limit,
-                prefetches=[edge.Prefetch(limit=asked, query=query, params=params) for query in queries],
-                # The stub does not say that Fusion.Rrf is a Fusion; it is.
-                query=edge.Fusion.Rrf(k=RRF_K, weights=[side.weight for side in sides]),  # type: ignore[arg-type]
-                with_payload=True,
-            )
-        else:
-            request = edge.QueryRequest(limit=limit, query=queries[0], params=params, with_payload=True)
+        requests = [
+            edge.QueryRequest(limit=limit, query=edge.Query.Nearest(side.vector, using=side.name), params=params)
+            for side in sides
+        ]
         with one_line(f"{self.folder}: Qdrant cannot search"):
-            return [((point.payload or {})["label"], point.score) for point in self._shard.query(request)]
+            found = [self._shard.query(request) for request in requests]
+        return [[Ranked(str(point.id), point.score) for point in points] for points in found]
+
+    def read(self, ids: Sequence[str]) -> dict[str, str]:
+        """Read points of the engine."""
+        with one_line(f"{self.folder}: Qdrant cannot read"):
+            records = self._shard.retrieve(list(ids), with_payload=["label"], with_vector=False)
+        return {str(record.id): (record.payload or {})["label"] for record in records}
 
 
 def newest_build(where: Path) -> Path:

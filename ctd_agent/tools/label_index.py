@@ -20,6 +20,7 @@ from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label, Record
 from ctd_agent.tools.embedding import BUILT_IN, Embedder, default_embedder, load_embedder
 from ctd_agent.tools.folder_store import FolderStore
+from ctd_agent.tools.fusion import best
 from ctd_agent.tools.points import mean_tokens, point_id, points, query_words
 from ctd_agent.tools.server_store import ServerStore
 from ctd_agent.tools.store import Side, Store
@@ -29,9 +30,6 @@ Progress = Callable[[int], None]
 
 FORMAT = 2  # of an index; one of another format is rebuilt, never guessed at
 SAVE = 30.0  # seconds between saves: what a killed build loses
-# Two sides' ranks fuse to the same score now and then, and the engine has no order among equals: of more than
-# are asked for, those of one score at the cut are all there to be put into an order.
-EQUALS = 10
 DRIFT = 1.25  # a mean length that changes by more makes BM25's old weights wrong: see `update`
 
 
@@ -221,18 +219,16 @@ class LabelIndex:
             return []
         sides: list[Side] = []
         if mode != "dense" and (words := query_words(query)).indices:
-            sides.append(Side("bm25", words, 1.0))
+            sides.append(Side("bm25", words, weight=1.0, digits=3))
         if mode != "bm25" and (vector := self._embedder.embed([query])[0]).any():
             # Its weight is what the embedder earned on training data (docs/results.md).
-            sides.append(Side("dense", vector.tolist(), self._embedder.weight))
+            sides.append(Side("dense", vector.tolist(), self._embedder.weight, digits=6))
         if not sides:
             return []
-        fused = mode == "hybrid"
-        found = self._store.search(sides, limit + EQUALS if fused else limit, fused)
-        hits = [Hit(_label(label), score) for label, score in found]
-        if fused:
-            hits.sort(key=lambda hit: (-hit.score, hit.label.id))
-        return hits[:limit]
+        found = best(self._store, sides, limit, self.manifest.labels)
+        texts = self._store.read([point.id for point in found])
+        hits = [Hit(_label(texts[point.id]), point.score) for point in found if point.id in texts]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.label.id))
 
 
 @lru_cache(maxsize=2**14)  # documents find the same labels over and over

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from heapq import nsmallest
 from itertools import islice
 
 import qdrant_edge as edge
@@ -21,8 +22,8 @@ _COUNT = edge.Bm25(edge.Bm25Config(k=1e6, b=0.0, language="english", ascii_foldi
 
 
 def mean_tokens(labels: Sequence[Label]) -> float:
-    """Return the mean number of tokens in a label's text, measured on labels evenly spread over the catalogue."""
-    sample = labels[:: math.ceil(len(labels) / SAMPLE)]
+    """Return the mean number of tokens in a label's text, measured on labels that a hash of their ids draws."""
+    sample = labels if len(labels) <= SAMPLE else nsmallest(SAMPLE, labels, key=lambda label: point_id(label.id))
     return max(1.0, sum(sum(_COUNT.embed_document(label.text).values) for label in sample) / len(sample))
 
 

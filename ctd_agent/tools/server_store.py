@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from qdrant_edge import SparseVector
 
 from ctd_agent.errors import UserError
-from ctd_agent.tools.store import DEPTH, RRF_K, Point, Side, one_line
+from ctd_agent.tools.store import Point, Ranked, Side, one_line
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -127,26 +127,27 @@ class ServerStore:
             if offset is None:
                 return
 
-    def search(self, sides: Sequence[Side], limit: int, fused: bool) -> list[tuple[str, float]]:
-        """Search on the server."""
+    def nearest(self, sides: Sequence[Side], limit: int) -> list[list[Ranked]]:
+        """Search on the server, in one request."""
         from qdrant_client import models
 
-        queries = [
-            models.Prefetch(
+        requests = [
+            models.QueryRequest(
                 query=_remote(side.vector) if isinstance(side.vector, SparseVector) else side.vector,
                 using=side.name,
-                limit=max(limit, DEPTH) if fused else limit,
+                limit=limit,
             )
             for side in sides
         ]
         with one_line(f"{self._where}: Qdrant failed"):
-            if fused:
-                rrf = models.RrfQuery(rrf=models.Rrf(k=RRF_K, weights=[side.weight for side in sides]))
-                response = self._client.query_points(self._collection, prefetch=queries, query=rrf, limit=limit)
-            else:
-                (only,) = queries
-                response = self._client.query_points(self._collection, only.query, using=only.using, limit=limit)
-            return [((point.payload or {})["label"], point.score) for point in response.points]
+            responses = self._client.query_batch_points(self._collection, requests)
+        return [[Ranked(str(point.id), point.score) for point in response.points] for response in responses]
+
+    def read(self, ids: Sequence[str]) -> dict[str, str]:
+        """Read points of the collection."""
+        with one_line(f"{self._where}: Qdrant failed"):
+            records = self._client.retrieve(self._collection, list(ids), with_payload=["label"])
+        return {str(record.id): (record.payload or {})["label"] for record in records}
 
     def _describe(self, metadata: dict[str, str]) -> None:
         with one_line(f"{self._where}: Qdrant failed"):

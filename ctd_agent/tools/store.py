@@ -8,11 +8,6 @@ from qdrant_edge import SparseVector
 
 from ctd_agent.errors import CtdError
 
-# Reciprocal rank fusion, Cormack et al. 2009, weighted as Qdrant does: the sum of
-# 1 / (K - 1 + rank / weight) over the sides that found a label, ranks from 1.
-RRF_K = 10
-DEPTH = 300  # results of each side that enter the fusion
-
 
 class Point(NamedTuple):
     """A label as the engine stores it. `label` is its JSON, which keeps what the engine's numbers would not."""
@@ -24,11 +19,23 @@ class Point(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One side of a query: the name of the vector it searches, its own vector, its weight in the fusion."""
+    """One side of a query: the name of the vector it searches, its own vector, its weight in the fusion.
+
+    `digits` are the decimals of a score that count: the engine adds up in an order of its own, and rounds differently
+    from one build of an index to the next.
+    """
 
     name: str
     vector: list[float] | SparseVector
     weight: float
+    digits: int
+
+
+class Ranked(NamedTuple):
+    """A point that one side found, by the engine's id, and its score."""
+
+    id: str
+    score: float
 
 
 class Store(Protocol):
@@ -78,8 +85,11 @@ class Store(Protocol):
     def stored(self) -> Iterator[str]:
         """Yield the label of every point, in no order."""
 
-    def search(self, sides: Sequence[Side], limit: int, fused: bool) -> list[tuple[str, float]]:
-        """Return (label, score) of the best points, best first: of the only side, or of the sides fused."""
+    def nearest(self, sides: Sequence[Side], limit: int) -> list[list[Ranked]]:
+        """Return each side's best points, best first. Points of one score are in no order."""
+
+    def read(self, ids: Sequence[str]) -> dict[str, str]:
+        """Return the labels of points, by the engine's id."""
 
 
 @contextmanager
