@@ -1,7 +1,8 @@
 """Our own JSONL files: append to them, read them, and go on with them after they were cut."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -12,6 +13,27 @@ from pydantic_core import from_json
 from ctd_agent.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a file to append to, without a buffer. A new one only its owner may read.
+
+    Raises OSError where it cannot be.
+    """
+    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Rename a file or folder to the one that it replaces, whose mode it takes. Both survive a power cut from then on.
+
+    Raises OSError where it cannot be.
+    """
+    if path.is_file():
+        shutil.copymode(path, draft)
+    for written in [draft, *draft.rglob("*")]:
+        _sync(written)
+    os.replace(draft, path)
+    _sync(path.parent)
 
 
 def append_lines(file: IO[bytes], *records: BaseModel) -> None:
@@ -30,13 +52,11 @@ def append_lines(file: IO[bytes], *records: BaseModel) -> None:
         raise
 
 
-def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
-    """Read a JSONL file of ours record by record, also while it is still being written.
+def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Read a JSONL file of ours line by line, each with its place, also while it is still being written.
 
     A torn last line, as a process leaves it that dies while writing, is skipped. So are blank lines.
-
-    Raises:
-        UserError: The file cannot be read, or another line is not a record.
+    Raises UserError where the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -44,9 +64,19 @@ def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
                 if not file.peek(1) and _is_torn(line):
                     return
                 if line.strip():
-                    yield validated(f"{path}:{number}: not a {model.__name__}", model.model_validate_json, line)
+                    yield f"{path}:{number}", line
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
+    """Read a JSONL file of ours record by record, as `read_lines` does.
+
+    Raises:
+        UserError: The file cannot be read, or a line is not a record.
+    """
+    for place, line in read_lines(path):
+        yield validated(f"{place}: not a {model.__name__}", model.model_validate_json, line)
 
 
 def read_record(path: Path, model: type[Model], what: str, advice: str = "") -> Model:
@@ -62,21 +92,24 @@ def read_record(path: Path, model: type[Model], what: str, advice: str = "") -> 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, and its folder where that is new. Raises UserError where it cannot be written."""
+    """Write a file, whole or not at all, and its folder where that is new. Raises UserError where it cannot be."""
+    draft = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
+        put_in_place(draft, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path, *kinds: type[BaseModel], cut: bool = True) -> None:
     """Cut a torn last line, one that is not JSON, off a JSONL file of ours, so that appending goes on cleanly.
 
-    One that only lacks its newline gets it. Only what starts as a record is cut: another kind of
-    file, given by mistake, stays as it is. No file is no error.
+    One that only lacks its newline gets it. `kinds` are the file's records, that of its first line first: only the
+    beginning of a record is cut, behind a whole one or alone. With `cut` false nothing is written, and all that is
+    checked is whether it may be. No file is no error.
 
-    Raises UserError where the file cannot be read or written.
+    Raises UserError where the file cannot be read or written, or its torn line is not ours.
     """
     try:
         with path.open("r+b") as file:
@@ -84,10 +117,14 @@ def cut_torn_line(path: Path) -> None:
                 return
             with mmap(file.fileno(), 0, access=ACCESS_READ) as data:  # a log may be long: only its end is read
                 start = data.rfind(b"\n", 0, len(data) - 1) + 1
+                before = data[data.rfind(b"\n", 0, max(start - 1, 0)) + 1 : start]
                 last = data[start:]
             if _is_torn(last):
-                file.truncate(start)
-            elif last[:1] == b"{" and last[-1:] != b"\n":
+                if not _is_ours(before, last, kinds):
+                    raise UserError(f"{path}: its last line is broken and not one of ours; give another file")
+                if cut:
+                    file.truncate(start)
+            elif cut and last[:1] == b"{" and last[-1:] != b"\n":
                 file.write(b"\n")
     except FileNotFoundError:
         return
@@ -110,6 +147,26 @@ def validated(place: str, validate: Callable[[Any], Model], data: Any, column: M
         raise UserError(f"{place}: field {where!r}: {problem}" if where else f"{place}: {problem}") from error
 
 
+def _is_ours(before: bytes, torn: bytes, kinds: Sequence[type[BaseModel]]) -> bool:
+    """Tell whether a torn line is the beginning of a record: a whole one is before it, or it has two of its fields."""
+    if before:
+        return any(_is_record(before, kind) for kind in kinds)
+    if not torn.strip(b"\0\n"):
+        return True
+    try:
+        begun = from_json(torn, allow_partial="trailing-strings")
+    except ValueError:
+        return False
+    return isinstance(begun, dict) and [*begun][:2] == [*kinds[0].model_fields][:2]
+
+
+def _is_record(line: bytes, kind: type[BaseModel]) -> bool:
+    try:
+        return bool(kind.model_validate_json(line))
+    except ValidationError:
+        return False
+
+
 def _is_torn(line: bytes) -> bool:
     if not line.startswith((b"{", b"\0")):  # some file systems leave zeros after a crash
         return False
@@ -117,3 +174,11 @@ def _is_torn(line: bytes) -> bool:
         return from_json(line) is None
     except ValueError:
         return True
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

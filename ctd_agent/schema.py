@@ -1,6 +1,7 @@
 """The records that cross ctd-agent's edges: labels and documents in, labelled documents out."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -58,6 +59,11 @@ class Document(Record):
 
     id: str = Field(min_length=1)
     text: str
+
+    @property
+    def digest(self) -> str:
+        """The digest of its text: a result has that of the text that it is about."""
+        return blake2b(self.text.encode(errors="replace"), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +234,8 @@ class LabeledDocument(Record):
     """The result of a document: one JSON line.
 
     `truncated_from` is the document's length in characters when only its beginning was read, else null. `failure` is
-    null when every phase did its work; an empty `labels` without a failure is a valid answer.
+    null when every phase did its work; an empty `labels` without a failure is a valid answer. `run` is the run that
+    made it and `digest` that of the document's text, both "" in results of version 0.1.
 
     >>> LabeledDocument.model_validate_json('{"id": "1", "labels": [], "shortlist": [], "usage": {}}').failure is None
     True
@@ -240,6 +247,8 @@ class LabeledDocument(Record):
     usage: dict[Phase, Usage]
     truncated_from: int | None = None
     failure: Failure | None = None
+    run: str = ""
+    digest: str = ""
 
 
 class Reply(Record):

@@ -65,6 +65,17 @@ def test_json_lines_with_titles_become_a_catalogue_and_documents():
     assert (train | dev)["trn-2"] == Gold(frozenset({"2"}), filtered=frozenset({"2"}))
 
 
+def test_a_conversion_that_is_cut_leaves_no_file_that_looks_whole():
+    titled()
+    whole = gzip.decompress(Path("xmc/trn.json.gz").read_bytes()).decode().splitlines()
+    write("trn.json.gz", *whole[:-1], '{"title": ')
+    assert cli(["dataset", "xmc", "--out", "set"]) == 2
+    assert sorted(path.name for path in Path("set").glob("*.jsonl")) == ["catalogue.jsonl"]
+    titled()
+    assert cli(["dataset", "xmc", "--out", "set"]) == 0
+    assert sorted(path.stem for path in Path("set").iterdir()) == ["catalogue", "dev", "test", "train"]
+
+
 def test_raw_texts_with_sparse_matrices_become_the_same(capfd: pytest.CaptureFixture[str]):
     raw()
     assert cli(["dataset", "xmc", "--out", "set"]) == 0

@@ -94,9 +94,10 @@ def test_a_ranking_goes_on_with_what_the_log_knows(told: Told):
     write("run.jsonl", one := result("1", "x", "xab"))
     selection = Selection(labels=list(one.labels), scores={"x": 0.9, "b": 0.15, "a": 0.1})
     common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget=Budget()))
+    header = new_run(**common, embedder="", budget=Budget())
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(header)
     step = Transition(
-        run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", selection=selection,
+        run=header.run, document="1", step=0, phase="select", node="select", goto="finish", selection=selection,
         added=["x", "a", "b", "z"],
     )  # fmt: skip
     log.write([step])
@@ -137,9 +138,10 @@ def test_a_run_without_a_log_is_compared_by_what_both_know(told: Told):
     write("run.jsonl", one := result("1", "x", "x"))
     write("copy.jsonl", one)
     common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, embedder="", budget=Budget()))
+    header = new_run(**common, embedder="", budget=Budget())
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(header)
     log.write(
-        [Transition(run=log.run.run, document="1", step=0, phase="select", node="select", goto="finish", added=["a"])]
+        [Transition(run=header.run, document="1", step=0, phase="select", node="select", goto="finish", added=["a"])]
     )
     found = scored(told, "--compare", "copy.jsonl")
     assert found.metrics["R@5"].mean == 0.5

@@ -16,7 +16,7 @@ import pytest
 
 from ctd_agent.errors import UserError
 from ctd_agent.files import read_documents, read_labels
-from ctd_agent.records import append_lines, cut_torn_line, read_records
+from ctd_agent.records import append_lines, cut_torn_line, read_records, write_text
 from ctd_agent.schema import Document, Label
 
 NASTY = [
@@ -386,7 +386,7 @@ class TestResuming:
 
     def test_a_whole_file_is_left_as_it_is(self, log):
         before = log.read_bytes()
-        cut_torn_line(log)
+        cut_torn_line(log, Document)
         assert log.read_bytes() == before
 
     @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ class TestResuming:
         whole = log.read_bytes()
         log.write_bytes(whole + torn)
         assert list(read_records(log, Document)) == DONE
-        cut_torn_line(log)
+        cut_torn_line(log, Document)
         assert log.read_bytes() == whole
         with log.open("ab", buffering=0) as file:
             append_lines(file, Document(id="9", text="again"))
@@ -408,27 +408,37 @@ class TestResuming:
         whole = log.read_bytes()
         log.write_bytes(whole[:-1])
         assert list(read_records(log, Document)) == DONE
-        cut_torn_line(log)
+        cut_torn_line(log, Document)
         assert log.read_bytes() == whole
 
-    def test_a_torn_only_line_leaves_an_empty_file(self, tmp_path):
-        path = Path(write(tmp_path / "run.jsonl", '{"id"'))
-        cut_torn_line(path)
-        assert path.read_bytes() == b""
+    @pytest.mark.parametrize("torn", ['{"id": "9", "text": "é', '{"id":"9","text":"","more', "\0\0\0"])
+    def test_a_torn_only_line_of_ours_leaves_an_empty_file(self, tmp_path, torn):
+        path = Path(write(tmp_path / "run.jsonl", torn))
         assert list(read_records(path, Document)) == []
+        cut_torn_line(path, Document)
+        assert path.read_bytes() == b""
+
+    @pytest.mark.parametrize("whole", ["", "thesis\n", '{"chapter": 1}\n', "\n\n"])
+    @pytest.mark.parametrize("last", ["{", '{ "name": "mine", "years": [2019, ', '{"id": "9", "te', "{all of my work}"])
+    def test_a_torn_line_that_is_not_ours_is_refused_and_never_cut(self, tmp_path, whole, last):
+        path = Path(write(tmp_path / "mine", whole + last))
+        told = f"{path}: its last line is broken and not one of ours; give another file"
+        for cut in (False, True):
+            assert refusal(lambda: cut_torn_line(path, Document, cut=cut)) == told  # noqa: B023
+        assert path.read_text() == whole + last
 
     def test_nothing_done_yet(self, tmp_path):
-        cut_torn_line(tmp_path / "run.jsonl")
+        cut_torn_line(tmp_path / "run.jsonl", Document)
         assert not (tmp_path / "run.jsonl").exists()
         message = refusal(list, read_records(tmp_path / "run.jsonl", Document))
         assert message.endswith("run.jsonl: cannot be read: No such file or directory")
 
     def test_a_directory_is_no_run(self, tmp_path):
-        assert refusal(cut_torn_line, tmp_path) == f"{tmp_path}: cannot be resumed: Is a directory"
+        assert refusal(cut_torn_line, tmp_path, Document) == f"{tmp_path}: cannot be resumed: Is a directory"
 
     def test_another_kind_of_file_is_refused_and_never_cut(self, tmp_path):
         path = Path(write(tmp_path / "thesis.txt", "all of my work"))
-        cut_torn_line(path)
+        cut_torn_line(path, Document)
         assert path.read_text() == "all of my work"
         assert refusal(list, read_records(path, Document)).startswith(f"{path}:1: not a Document: Invalid JSON")
 
@@ -458,3 +468,17 @@ class TestResuming:
         killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "run.jsonl")], env=environment)
         assert killed.returncode == -9
         assert list(read_records(tmp_path / "run.jsonl", Document)) == [Document(id="1", text="kept")]
+
+
+def test_a_file_that_is_written_anew_is_the_old_or_the_new_one_and_never_a_half(tmp_path, monkeypatch):
+    path = tmp_path / "characterization.json"
+    write_text(path, "old")
+    path.chmod(0o640)
+    with monkeypatch.context() as power_cut:
+        power_cut.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        assert refusal(write_text, path, "new") == f"{path}: cannot be written: No space left on device"
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [*tmp_path.iterdir()] == [path]

@@ -116,7 +116,7 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.jsonl").write_text("".join(result.model_dump_json() + "\n" for result, _ in DOCUMENTS))
     common = {"task": "topics", "shortlister": "m", "selector": "m", "prompts": {}, "catalogue": "", "embedder": ""}
-    log = TransitionLog(Path("run.jsonl.transitions.jsonl"), new_run(**common, labels=9, budget=Budget()))
+    log = TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(new_run(**common, labels=9, budget=Budget()))
     for _, steps in DOCUMENTS:
         log.write(steps)
     rows = ({"id": key, "labels": list(labels)} for key, labels in GOLD.items())

@@ -17,6 +17,7 @@ from ctd_agent.commands.options import (
     Selecting,
     Task,
     given,
+    refuse_inputs,
     selecting_by,
 )
 from ctd_agent.errors import UserError
@@ -66,6 +67,7 @@ def characterize(
     from ctd_agent.measure.characterize.study import Study, run
     from ctd_agent.records import write_text
 
+    refuse_inputs("--out", out / "characterization.json", documents, gold, labels, *(replay or []))
     texts = read_documents(documents)
     right = read_gold(gold or documents)
     counting = {key for key, labels in right.items() if labels.labels - labels.filtered}

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ctd_agent.commands.options import refuse_inputs
+
 Row = dict[str, Any]
 DEV = 10  # percent of train
 
@@ -32,6 +34,7 @@ def dataset(
     """
     from ctd_agent.console import note
 
+    refuse_inputs("--out", out, source.removeprefix("hf:"))
     if source.startswith("hf:"):
         counts = _convert_hub(source.removeprefix("hf:"), out, text_column, labels_column)
     else:
@@ -67,14 +70,22 @@ def _with_labels_noted(rows: Iterable[Row], catalogue: dict[str, None]) -> Itera
 
 
 def _write(out: Path, rows: Iterable[Row], *names: str) -> dict[str, int]:
-    """Write rows to NAME.jsonl and count them. A second file gets a tenth of them, chosen by a hash of the id."""
+    """Write rows to NAME.jsonl and count them. A second file gets a tenth of them, chosen by a hash of the id.
+
+    The files are there once they are whole.
+    """
+    from ctd_agent.records import put_in_place
+
     out.mkdir(parents=True, exist_ok=True)
     counts = dict.fromkeys(names, 0)
+    drafts = {name: out / f"{name}.jsonl.part" for name in names}
     with ExitStack() as stack:
-        files = {name: stack.enter_context((out / f"{name}.jsonl").open("w", encoding="utf-8")) for name in names}
+        files = {name: stack.enter_context(draft.open("w", encoding="utf-8")) for name, draft in drafts.items()}
         for row in rows:
             is_dev = int(hashlib.sha256(row["id"].encode()).hexdigest(), 16) % 100 < DEV
             name = names[-1 if is_dev else 0]
             files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
             counts[name] += 1
+    for name, draft in drafts.items():
+        put_in_place(draft, out / f"{name}.jsonl")
     return counts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ctd_agent.commands.distill_run import run
-from ctd_agent.commands.options import FILES, Epochs, Json, MinF1, MinRecall
+from ctd_agent.commands.options import FILES, Epochs, Json, MinF1, MinRecall, refuse_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +105,7 @@ def train(
     from ctd_agent.distill.training.students import train as trained
     from ctd_agent.files import read_labels
 
+    refuse_inputs("--out", out, corpus, student)
     plan = Plan(
         target=target,
         seed=seed,

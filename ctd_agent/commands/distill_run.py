@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctd_agent.commands.evaluate import read_run
-from ctd_agent.commands.options import FILES, Candidates, Epochs, Json, MinF1, MinRecall, Task, given
+from ctd_agent.commands.options import (
+    FILES,
+    Candidates,
+    Epochs,
+    Force,
+    Json,
+    MinF1,
+    MinRecall,
+    Task,
+    given,
+    refuse_inputs,
+)
 from ctd_agent.commands.outcome import label_into
 from ctd_agent.errors import UserError
 
@@ -40,6 +51,7 @@ def run(
     min_f1: MinF1 = 0.1,
     epochs: Epochs = None,
     seed: Annotated[int, typer.Option(help="Seed of samples, corpus and training.")] = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:  # long by its options: their list is the command's documentation
     """Label with a teacher, make a corpus, train a student, and score both side by side."""
@@ -55,7 +67,9 @@ def run(
     plan = Plan(seed=seed, epochs=epochs)
     kind_of(student, plan)  # a student that cannot be trained is refused before the teacher's hours
     budget = given(candidates=candidates, turns=turns)
-    teacher = Job(labels=labels, shortlister=model, selector=model, task=task or DEFAULT_TASK, budget=budget)
+    teacher = Job(
+        labels=labels, shortlister=model, selector=model, task=task or DEFAULT_TASK, budget=budget, force=force
+    )
     logs = []
     for sample in range(samples):
         job = teacher
@@ -85,6 +99,7 @@ def _label(job: "Job", source: str, output: Path) -> Path:
     from ctd_agent.files import read_documents
     from ctd_agent.graphs.transitions import log_of
 
+    refuse_inputs("--out", output, source)
     label_into(job, read_documents(source), output, log_of(output))
     return log_of(output)
 
@@ -103,14 +118,13 @@ def _models(made: "Mapping[Path, Student]") -> dict[str, str]:
 def _summary(out: Path, both_runs: "Sequence[Path]", test: str, seed: int, as_json: bool) -> None:
     from ctd_agent.files import read_gold
     from ctd_agent.measure.evaluate import compare, evaluate
+    from ctd_agent.records import write_text
 
     right = read_gold(test)
     teacher, student = (read_run(run, right) for run in both_runs)
     found = [evaluate(run, right, seed=seed) for run in (teacher, student)]
     both = found[1].model_copy(update={"compared": compare(student, teacher, seed=seed)})
-    (out / "summary.json").write_text(
-        "".join(scores.model_dump_json() + "\n" for scores in (found[0], both)), encoding="utf-8"
-    )
+    write_text(out / "summary.json", "".join(scores.model_dump_json() + "\n" for scores in (found[0], both)))
     if as_json or not sys.stdout.isatty():
         sys.stdout.write((out / "summary.json").read_text(encoding="utf-8"))
     else:

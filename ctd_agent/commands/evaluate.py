@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctd_agent.commands.options import Json
+from ctd_agent.commands.options import Json, refuse_inputs
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def evaluate(
     from ctd_agent.measure import evaluate as scores
     from ctd_agent.records import write_text
 
+    refuse_inputs("--out", out, run, gold, log, train, compare)
     right = read_gold(gold)
     weight = scores.propensities(read_gold(train)) if train else None
     traces = read_run(run, right, log)

@@ -1,6 +1,7 @@
 """`ctd-agent index` and `search`: build an index, and search it as the model does."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,6 +15,7 @@ from ctd_agent.commands.options import (
     LabelIdColumn,
     NameColumn,
     given,
+    refuse_inputs,
 )
 from ctd_agent.errors import CtdError, UserError
 
@@ -40,6 +42,7 @@ def index(
     from ctd_agent.console import note, progress
     from ctd_agent.files import read_labels
 
+    refuse_inputs("--out", Path(out), catalogue)
     columns = given(id=label_id_column, name=name_column, description=description_column, aliases=aliases_column)
     labels = read_labels(catalogue, columns)
     with progress("indexing", len(labels)) as show:

@@ -15,6 +15,7 @@ from ctd_agent.commands.options import (
     Concurrency,
     DescriptionColumn,
     Embedder,
+    Force,
     Index,
     Json,
     LabelIdColumn,
@@ -23,6 +24,7 @@ from ctd_agent.commands.options import (
     Selecting,
     Task,
     given,
+    refuse_inputs,
     selecting_by,
 )
 from ctd_agent.errors import UserError
@@ -57,6 +59,7 @@ def label(
         Path | None, typer.Option("--output", "-o", help="File for results; the same command goes on where it was cut.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Retry all failed documents.")] = False,
+    force: Force = False,
     log: Annotated[Path | None, typer.Option(help="Log. Default: OUTPUT.transitions.jsonl, or in the cache.")] = None,
     embedder: Embedder = None,
     candidates: Candidates = None,
@@ -111,12 +114,15 @@ def label(
         ordered=not unordered,
         retry_failed=retry_failed,
         trace=trace,
+        force=force,
     )
     tell_untraced(job)
     if on == "ray":
         from ctd_agent.commands.label_on_ray import label_on_ray
 
         return label_on_ray(job, documents, output, unfit={"--text": text, "--labels": labels, "--log": log})
+    refuse_inputs("--output", output, documents, labels)
+    refuse_inputs("--log", log, documents, labels)
     if retry_failed and not output:
         raise UserError("--retry-failed: name the file of results to go on with by --output")
     texts = _documents(documents, text, job.columns)
@@ -138,6 +144,10 @@ def _documents(source: str | None, text: str | None, columns: dict[str, str]) ->
 
 
 def _cached_log() -> Path:
-    from ctd_agent.cache import cache_folder
+    from ctd_agent.cache import cache_folder, prune
+    from ctd_agent.console import note
 
-    return cache_folder() / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
+    runs = cache_folder() / "runs"
+    if gone := prune(runs):
+        note(f"{runs}: {gone} logs of runs without --output were deleted, older than 30 days or beyond 1 GB in all")
+    return runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"

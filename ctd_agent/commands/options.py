@@ -1,8 +1,11 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ctd_agent.errors import UserError
 
 FILES = "txt, csv, tsv, jsonl or parquet; - for standard input"
 STDIN = "-"
@@ -18,6 +21,7 @@ Task = Annotated[
     str | None, typer.Option(help="In a few words, what the labels are: 'ICD-10 codes of the diagnoses made'.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON lines, also on a terminal.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on with results and a log of a run that differs.")]
 LabelIdColumn = Annotated[str | None, typer.Option(help="The catalogue's column of ids, where not `id`.")]
 NameColumn = Annotated[str | None, typer.Option(help="The catalogue's column of names, where not `name`.")]
 DescriptionColumn = Annotated[str | None, typer.Option(help="Its column of descriptions, where not `description`.")]
@@ -37,6 +41,15 @@ Epochs = Annotated[float | None, typer.Option(min=0, help="Passes over the corpu
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that the user has given."""
     return {name: value for name, value in options.items() if value not in (None, "")}
+
+
+def refuse_inputs(option: str, output: Path | None, *inputs: str | Path | None) -> None:
+    """Raise UserError where a command would write over a file that it reads, by whatever name or link."""
+    if output is None or not output.exists():
+        return
+    for path in inputs:
+        if path is not None and Path(path).exists() and Path(path).samefile(output):
+            raise UserError(f"{option} {output}: it is the input {path}; give another file")
 
 
 def selecting_by(selecting: str | None, listwise: bool | None) -> str | None:

@@ -20,20 +20,29 @@ if TYPE_CHECKING:
 def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: Path) -> "Counter[str]":
     """Label the documents that have no result in a file yet. Return how many have failed, by kind.
 
-    Raises UserError where the file or the log cannot be used.
+    Raises UserError where the file or the log cannot be used, or is that of a run that differs.
     """
-    from ctd_agent.console import note, tell_failed
+    from ctd_agent.console import note, report, tell_failed
     from ctd_agent.graphs.batch import Output
+    from ctd_agent.graphs.transitions import TransitionLog
 
     if log.resolve() == output.resolve():
         raise UserError(f"{log}: cannot be both the results and the log; give --log another file")
     with Output(output, job.retry_failed) as out:
-        todo = out.left(documents, log)
-        if done := len(documents) - len(todo):
+        logged = TransitionLog(log, job.force)
+        todo = out.left(documents, logged, job.force)
+        if out.changed:
+            note(f"{output}: {out.changed} documents have changed since, and are labelled again")
+        done = len(documents) - len(todo)
+        if done and not todo:
+            logged.check(job.settled)
+        if done:
             note(f"{output}: {done} of {len(documents)} documents are done, {'going on' if todo else 'nothing to do'}")
         failed = out.failed
         if todo:
-            failed = label_each(job, todo, out.write, log, out, len(documents))
+            results = job.open().label(todo, logged)
+            with _places(out, log):
+                failed = report(results, out.write, len(documents), done, failed)
         else:
             tell_failed(failed, len(documents))
         if job.ordered:
@@ -43,24 +52,15 @@ def label_into(job: "Job", documents: "Sequence[Document]", output: Path, log: P
 
 
 def label_each(
-    job: "Job",
-    documents: "Sequence[Document]",
-    write: "Callable[[LabeledDocument], None]",
-    log: Path,
-    out: "Output | None" = None,
-    total: int | None = None,
+    job: "Job", documents: "Sequence[Document]", write: "Callable[[LabeledDocument], None]", log: Path
 ) -> "Counter[str]":
-    """Label documents and write each result as it comes. Return how many have failed, by kind.
-
-    `out` is the file of results, if any, `total` the number of documents with those that it has already.
-    """
+    """Label documents and write each result as it comes. Return how many have failed, by kind."""
     from ctd_agent.console import report
+    from ctd_agent.graphs.transitions import TransitionLog
 
-    labeller = job.open()
-    total = total or len(documents)
-    results = labeller.label(documents, log)
-    with _places(out, log):
-        return report(results, write, total, total - len(documents), out.failed if out else {})
+    results = job.open().label(documents, TransitionLog(log, job.force))
+    with _places(None, log):
+        return report(results, write, len(documents))
 
 
 def tell_untraced(job: "Job") -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ctd_agent.commands.options import refuse_inputs
 from ctd_agent.errors import UserError
 
 
@@ -31,6 +32,7 @@ def report(
 
     if run is None and evaluation is None and characterization is None:
         raise UserError("nothing to report: give a RUN, --eval or --characterization")
+    refuse_inputs("--out", out, run, log, gold, labels, evaluation, characterization)
     if not out.parent.is_dir():
         raise UserError(f"{out}: cannot be written: there is no such folder")
     traces = read_traces(run, read_gold(gold) if gold else {}, log) if run else []

@@ -1,6 +1,5 @@
 """Write records as Parquet. The schema comes from the pydantic model, not from the rows."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from itertools import islice
@@ -9,6 +8,8 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
+
+from ctd_agent.records import put_in_place
 
 ROWS = 1_000  # per row group: the number held in memory
 
@@ -23,7 +24,7 @@ def write_parquet(path: Path, draft: Path, model: type[BaseModel], records: Iter
         rest = iter(records)
         while rows := list(islice(rest, ROWS)):
             file.write_table(pa.Table.from_pylist([record.model_dump() for record in rows], schema))
-    os.replace(draft, path)
+    put_in_place(draft, path)
 
 
 def _fields(model: Any) -> list[Any]:

@@ -17,9 +17,10 @@ from ctd_agent.files import read_labels
 from ctd_agent.graphs.batch import label_documents
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import LabelingGraph, build_graph
+from ctd_agent.graphs.transitions import Run, TransitionLog
 from ctd_agent.schema import Document, LabeledDocument, Record
 from ctd_agent.tools.index_cache import cached_index
-from ctd_agent.tools.label_index import LabelIndex
+from ctd_agent.tools.label_index import LabelIndex, fingerprint
 
 
 class Job(Record):
@@ -29,7 +30,8 @@ class Job(Record):
     the cache. Or `index` is one that is built already. `selecting` is the selector's way of selecting, None for the
     one that fits it. `budget` holds the numbers of a Budget that are not left to the models. `columns` are the
     documents'. `concurrency` is the number of documents at once, None for what the engines carry. With `trace` the
-    LangSmith variables of the environment are heeded: it gets every document.
+    LangSmith variables of the environment are heeded: it gets every document. With `force` it goes on with the results
+    and the log of a run that differs.
 
     >>> Job(index="my-index", selector="openai:gpt-5-mini", budget={"candidates": 30}).shortlister
     'local'
@@ -51,6 +53,7 @@ class Job(Record):
     ordered: bool = True
     retry_failed: bool = False
     trace: bool = False
+    force: bool = False
 
     @field_validator("budget")
     @classmethod
@@ -77,6 +80,25 @@ class Job(Record):
         with progress("indexing", len(labels)) as show:
             return cached_index(labels, embedder, show)
 
+    def settled(self, run: Run) -> Run:
+        """Return a run's header as it would be of this job, in all that can be told without its models."""
+        if self.index is not None:
+            manifest = LabelIndex.open(self.index, self.embedder).manifest
+            catalogue, labels = manifest.fingerprint, manifest.labels
+        else:
+            read = read_labels(str(self.labels), self.label_columns)
+            catalogue, labels = fingerprint(read), len(read)
+        stated = {
+            "task": self.task,
+            "shortlister": self.shortlister,
+            "selector": self.selector,
+            "catalogue": catalogue,
+            "labels": labels,
+            "budget": run.budget.model_dump() | self.budget,
+            "sampling": {"shortlist": self.shortlist_sampling, "select": self.select_sampling},
+        }
+        return Run.model_validate(run.model_dump() | stated)
+
     def open(self) -> "Labeller":
         """Open the index and load the models. Raises as `open_index`, `load_phases` and `build_graph` do."""
         if self.selecting:
@@ -100,8 +122,8 @@ class Labeller:
         self.concurrency = job.concurrency or min(shortlister.slots, selector.slots)
         self.job = job
 
-    def graph(self, log: str | Path | None = None) -> LabelingGraph:
-        """Return the job's graph, logging to a file. Raises UserError where that cannot be written."""
+    def graph(self, log: str | Path | TransitionLog | None = None) -> LabelingGraph:
+        """Return the job's graph, logging to a file. Raises UserError as `build_graph` does for a log."""
         job = self.job
         return build_graph(
             self.shortlister,
@@ -114,7 +136,9 @@ class Labeller:
             log=log,
         )
 
-    def label(self, documents: Iterable[Document], log: str | Path | None = None) -> Iterator[LabeledDocument]:
+    def label(
+        self, documents: Iterable[Document], log: str | Path | TransitionLog | None = None
+    ) -> Iterator[LabeledDocument]:
         """Build the graph, then return every document's result as it comes."""
         graph, job = self.graph(log), self.job
         return label_documents(graph, documents, concurrency=self.concurrency, ordered=job.ordered, trace=job.trace)

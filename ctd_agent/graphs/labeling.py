@@ -57,14 +57,14 @@ def build_graph(
     budget: Budget | None = None,
     shortlist_sampling: Sampling = GREEDY,
     select_sampling: Sampling = GREEDY,
-    log: str | Path | None = None,
+    log: str | Path | TransitionLog | None = None,
 ) -> LabelingGraph:
     """Return the compiled graph: invoke it with {"document": Document}, get {"result": LabeledDocument}.
 
     `shortlister` and `selector` are model specs or models. `task` says in a few words what the labels are. `budget` is
     by default the one that fits the models. Every transition is appended to the file `log`.
     Raises UserError for a spec that names nothing, a thinking budget that a model cannot be told, or a log that cannot
-    be written.
+    be written, is broken, or is that of a run that differs.
 
     >>> index = LabelIndex.build([Label(id="1", name="Mail"), Label(id="2", name="Games")], "index", "static")
     >>> graph = build_graph("local", "local", index, task="topics")  # fetches the model's weights once
@@ -79,8 +79,7 @@ def build_graph(
     searching = Shortlister(models[0], task, shortlist_sampling)
     choosing = load_selector(models[1], task, select_sampling)
     run = _header(searching, choosing, index, task=task, budget=budget, sampling=sampling)
-    write = TransitionLog(Path(log), run).write if log else lambda _: None
-    nodes = _Nodes(searching, choosing, index, budget, run, write)
+    nodes = _Nodes(searching, choosing, index, budget, run, _writer(log, run))
     return _wired(nodes).with_config(recursion_limit=2 * budget.turns + 10)  # older releases of LangGraph stop after 25
 
 
@@ -94,6 +93,13 @@ def _header(shortlister: Shortlister, selector: Selector, index: Searchable, **s
         embedder=index.manifest.embedder,
         **settings,
     )
+
+
+def _writer(log: str | Path | TransitionLog | None, run: Run) -> Callable[[Sequence[Transition]], None]:
+    if log is None:
+        return lambda _: None
+    log = log if isinstance(log, TransitionLog) else TransitionLog(Path(log))
+    return log.begin(run).write
 
 
 def _wired(nodes: "_Nodes") -> LabelingGraph:
@@ -216,7 +222,7 @@ class _Nodes:
     def finish(self, state: LabelingState) -> Change:
         """Log the document's steps, and put its result together."""
         self._write(state["transitions"])
-        return {"result": result(state, self._budget.candidates)}
+        return {"result": result(state, self._run.run, self._budget.candidates)}
 
     def _run_searches(
         self, state: LabelingState, ran: set[str]

@@ -19,6 +19,7 @@ from ctd_agent.files import read_documents
 from ctd_agent.files.parquet import write_parquet
 from ctd_agent.graphs.batch import Output
 from ctd_agent.graphs.job import Labeller
+from ctd_agent.graphs.transitions import TransitionLog
 from ctd_agent.records import read_records
 from ctd_agent.schema import Failure, LabeledDocument, Record
 
@@ -74,9 +75,12 @@ def label_shard(shard: Path, folder: Path, labeller: Labeller) -> ShardReport:
     documents = read_documents(str(shard), job.columns)
     places = _places(shard, folder)
     with Output(places.lines, job.retry_failed, WAIT) as out:
-        todo = out.left(documents, places.log)
-        if todo:
-            results = labeller.label(todo, places.log)
+        log = TransitionLog(places.log, job.force)
+        todo = out.left(documents, log, job.force)
+        if not todo:
+            log.check(job.settled)
+        else:
+            results = labeller.label(todo, log)
             if places.results != places.lines:
                 places.results.unlink(missing_ok=True)  # it is no longer what the lines say
             for result in results:

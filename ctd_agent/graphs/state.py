@@ -137,8 +137,8 @@ def asked_before(state: LabelingState) -> set[str]:
     return {search.key for search in searches if search.source == MODEL}
 
 
-def result(state: LabelingState, size: int) -> LabeledDocument:
-    """Return the document's result. `size` bounds the shortlist it reports."""
+def result(state: LabelingState, run: str, size: int) -> LabeledDocument:
+    """Return the document's result in a run. `size` bounds the shortlist it reports."""
     usage: dict[Phase, Usage] = defaultdict(Usage)
     for transition in state["transitions"]:
         usage[transition.phase] += transition.usage
@@ -150,4 +150,6 @@ def result(state: LabelingState, size: int) -> LabeledDocument:
         usage=dict(usage),
         truncated_from=state["truncated_from"],
         failure=state["failure"],
+        run=run,
+        digest=state["document"].digest,
     )

@@ -5,26 +5,28 @@ is done. A document that was run again has steps under more than one run, or twi
 counts, and a set is whole when its last step goes to `finish`.
 """
 
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import uuid4
 
 from filelock import lock_descriptor
 from pydantic import Field, RootModel
+from pydantic_core import from_json
 
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.budget import Budget
-from ctd_agent.records import append_lines, cut_torn_line, read_records
+from ctd_agent.records import append_lines, cut_torn_line, opened, read_lines, read_records, validated
 from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, ShownCandidate, Usage
 
 Node = Literal["read", "shortlist", "search", "select"]
 Goto = Literal["shortlist", "search", "select", "finish"]
+SHORT = 60  # characters of a setting, as runs that differ are told
 
 
 class Run(Record):
@@ -44,10 +46,11 @@ class Run(Record):
     budget: Budget
     sampling: dict[Phase, Sampling] = {}
 
-    def differs(self, other: "Run") -> list[str]:
-        """Return the fields, identity and time apart, in which another run's header differs."""
-        mine, its = (run.model_dump(exclude={"run", "started", "version"}) for run in (self, other))
-        return [field for field in mine if mine[field] != its[field]]
+    def differs(self, other: "Run") -> str:
+        """Return the fields, identity and time apart, in which another run's header differs, with both values."""
+        mine, its = (run.model_dump(mode="json", exclude={"run", "started", "version"}) for run in (self, other))
+        changed = [field for field in mine if mine[field] != its[field]]
+        return ", ".join(f"{field} ({_short(mine[field])}, now {_short(its[field])})" for field in changed)
 
 
 class Transition(Record):
@@ -84,27 +87,46 @@ def new_run(**fields: Any) -> Run:
 
 
 class TransitionLog:
-    """An append-only log of one run, which other threads and processes may append to at the same time.
+    """An append-only log, which other threads and processes may append to at the same time.
 
     The file is open, and locked, only while it is written.
     """
 
-    def __init__(self, path: Path, run: Run) -> None:
-        """Write the run's header at the end of the log at `path`.
+    def __init__(self, path: Path, force: bool = False) -> None:
+        """Read which runs the log at `path` holds. With `force` another run may begin there that differs from them.
 
-        Raises UserError where the path cannot be written, or holds a run that this one cannot be mixed with.
+        Raises UserError where the file has a line that is no log's.
         """
-        self.run = run
-        self._path = path
+        self.path = path
+        self.runs = [*_checked(path)] if path.exists() else []
+        self._force = force
         self._lock = threading.Lock()
         self._failed: CtdError | None = None  # the process may end at once: nothing is begun that it would tear
+
+    def begin(self, run: Run) -> "TransitionLog":
+        """Begin a run: write its header at the end of the log.
+
+        Raises UserError where the file cannot be written, or holds a run that this one cannot be mixed with.
+        """
+        self.check(lambda _: run)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                self._check()
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._append(run)
         except OSError as error:
-            raise UserError(f"{path}: cannot write the transitions log here: {error.strerror}") from error
+            raise UserError(f"{self.path}: cannot write the transitions log here: {error.strerror}") from error
+        return self
+
+    def check(self, now: Callable[[Run], Run]) -> None:
+        """Compare the runs of the log with a run `now`, which may take from each what it does not say itself.
+
+        Raises UserError where one differs.
+        """
+        for before in () if self._force else self.runs:
+            if different := before.differs(now(before)):
+                raise UserError(
+                    f"{self.path}: the run that is logged here differs from this one in {different}; "
+                    f"choose another output or log file, or delete this one (`label --force` goes on all the same)"
+                )
 
     def write(self, transitions: Sequence[Transition]) -> None:
         """Append a document's steps. They survive the death of this process. Raises CtdError where they cannot be."""
@@ -114,23 +136,14 @@ class TransitionLog:
             try:
                 self._append(*transitions)
             except OSError as error:
-                self._failed = CtdError(f"{self._path}: the transitions log cannot be written: {error.strerror}")
+                self._failed = CtdError(f"{self.path}: the transitions log cannot be written: {error.strerror}")
                 raise self._failed from error
 
     def _append(self, *records: Run | Transition) -> None:
-        with self._path.open("ab", buffering=0) as file:
+        with opened(self.path) as file:
             lock_descriptor(file.fileno(), poll_interval=0.005)  # until the file is closed
-            cut_torn_line(self._path)  # another process may have died within a line
+            cut_torn_line(self.path, Run, Transition)  # another process may have died within a line
             append_lines(file, *records)
-
-    def _check(self) -> None:
-        """Refuse another run's log, and any file that is no log. Of all its runs the first stands for the others."""
-        for before in islice(_records(self._path), 1):
-            if isinstance(before, Run) and (different := before.differs(self.run)):
-                raise UserError(
-                    f"{self._path}: the run that is logged here differs from this one in {', '.join(different)}; "
-                    f"choose another output or log file, or delete this one"
-                )
 
 
 class Log(NamedTuple):
@@ -165,6 +178,26 @@ def read_log(path: Path) -> Log:
         if record.goto == "finish":
             log.steps[record.document] = begun.pop(key)
     return log
+
+
+def _checked(path: Path) -> Iterator[Run]:
+    """Yield the headers of a log. Raises UserError for the first line that is no record of a log."""
+    for number, (place, line) in enumerate(read_lines(path), start=1):
+        try:
+            found = from_json(line)
+        except ValueError:
+            found = None
+        kind = found.get("record") if isinstance(found, dict) else None
+        if kind == "run" or number == 1:
+            yield validated(f"{place}: not a Run", Run.model_validate, found)
+        elif kind != "transition" or not {"run", "document", "step", "goto"} <= found.keys():
+            raise UserError(f"{place}: not a step of a run; take the line out, or give another log")
+    cut_torn_line(path, Run, Transition, cut=False)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
 
 
 class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):

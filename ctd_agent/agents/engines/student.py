@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from ctd_agent.agents.manner import Manner
-from ctd_agent.records import read_record
+from ctd_agent.records import read_record, write_text
 from ctd_agent.schema import Record
 
 FILE = "student.json"
@@ -63,4 +63,4 @@ def read_student(folder: Path) -> Student | None:
 
 def write_student(folder: Path, student: Student) -> None:
     """Write the card into a folder: last, so that a folder with a card is whole."""
-    (folder / FILE).write_text(student.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(folder / FILE, student.model_dump_json(indent=1) + "\n")

@@ -23,6 +23,7 @@ from ctd_agent.agents.manner import Manner
 from ctd_agent.cache import cache_folder
 from ctd_agent.console import note
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.records import opened
 
 ARGUMENTS = "CTD_AGENT_VLLM_ARGS"  # the variable of the environment that holds more arguments for the server
 RESTARTS = 3  # of a server that dies: what kills it may be no accident
@@ -110,8 +111,8 @@ class VllmServer:
     def _start(self) -> None:
         started = monotonic()
         note(f"starting vLLM on {self._model}; its log: {self._log}")
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
+        self._log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with opened(self._log) as log:
             self._process = self._launch(log)
         while not _healthy(self._port):
             if self._process.poll() is not None:
