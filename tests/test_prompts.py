@@ -1,8 +1,11 @@
 """The document and the catalogue are quoted as data: nothing in them can leave its quotation."""
 
 import itertools
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 from conftest import ScriptedModel
 
 from ctd_agent.agents.engines import ChatModel, vllm
+from ctd_agent.agents.engines.model_files import special_tokens
 from ctd_agent.agents.prompts import (
     DESCRIPTION,
     Message,
@@ -161,3 +165,27 @@ def test_a_thought_at_the_head_of_an_answer_is_its_reasoning() -> None:
     assert thought_apart(" <think>\nWhy?\n</think>\n yes </think>") == ("Why?", "yes </think>")
     assert thought_apart("Why?</think>yes") == ("Why?", "yes")
     assert thought_apart("<think> no end") == ("", "<think> no end")
+
+
+def test_special_tokens_of_a_models_own_tokenizer_reach_it_as_text(
+    tmp_path: Path, small: Callable[..., ChatModel]
+) -> None:
+    added = [
+        {"content": token, "special": special} for token, special in [("~odd~", True), ("word", False), ("~", True)]
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": {"7": {"content": "~odd~more~", "special": True}}})
+    )
+    control = special_tokens(str(tmp_path))
+    assert control == {"~odd~", "~odd~more~"}
+    messages = [{"role": "user", "content": "A word ~odd~more~ and ~odd~."}]
+    sent = replace(small("yes"), control=control).ask(Exchange(messages=messages, questions=["~odd~?"]))
+    assert sent.prompts[0][0]["content"] == "A word ~\u2060odd~more~ and ~\u2060odd~.~\u2060odd~?"
+    assert sent.replies  # and what is logged is what was sent
+
+
+def test_a_model_without_tokenizer_files_has_no_special_tokens_of_its_own(tmp_path: Path) -> None:
+    assert special_tokens(str(tmp_path)) == frozenset()
+    (tmp_path / "tokenizer.json").write_text("[broken")
+    assert special_tokens(str(tmp_path)) == frozenset()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +29,7 @@ class EngineError(CtdError):
         self.exchange = exchange
 
 
+WORD_JOINER = "\u2060"  # has no width, and no token spans it
 Thinking = Callable[[int], dict[str, Any]]  # thinking tokens to the options by which an engine is told them
 
 
@@ -38,7 +40,8 @@ class ChatModel:
     `manner` is how it is asked. `searches`: its searches are worth their turns, else it gets no turn by default.
     `selects` is its way of selecting, by name. `slots` is the number of documents it carries at once. `constrained`:
     it decodes under a JSON schema in OpenAI's form. `thinking` is None where it cannot be told how much to think.
-    `patience` holds what is known of the engine's failures.
+    `patience` holds what is known of the engine's failures. `control` are its tokenizer's special tokens: in a prompt
+    they are parted, so that it reads them as text.
     """
 
     spec: str
@@ -50,13 +53,15 @@ class ChatModel:
     constrained: bool = True
     thinking: Thinking | None = None
     patience: Patience = field(default_factory=Patience)
+    control: frozenset[str] = frozenset()
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
-        """Send the exchange's prompts one by one and return it with the replies.
+        """Send the exchange's prompts one by one and return it as sent, with the replies.
 
         `within` decides before each call, from the cost of the exchange so far, whether to go on.
         Raises EngineError when the engine fails on any prompt.
         """
+        exchange = self._parted(exchange)
         bound = self._bound(exchange.options)
         for prompt in exchange.prompts:
             if not within(exchange.usage):
@@ -69,6 +74,27 @@ class ChatModel:
                 raise EngineError(f"{self.spec}: {reason(error)}", exchange) from error
             exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
         return exchange
+
+    def _parted(self, exchange: Exchange) -> Exchange:
+        """Return the exchange with every special token of the model's tokenizer parted behind its first character."""
+        if not self.control:
+            return exchange
+        tokens = re.compile("|".join(map(re.escape, sorted(self.control, key=len, reverse=True))))
+
+        def part(text: str) -> str:
+            return tokens.sub(lambda found: f"{found.group()[0]}{WORD_JOINER}{found.group()[1:]}", text)
+
+        def parted(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [{**message, "content": part(message["content"])} for message in messages]
+
+        return exchange.model_copy(
+            update={
+                "messages": parted(exchange.messages),
+                "questions": [*map(part, exchange.questions)],
+                "baseline": parted(exchange.baseline),
+                "baseline_questions": [*map(part, exchange.baseline_questions)],
+            }
+        )
 
     def _bound(self, options: dict[str, Any]) -> Runnable[Any, AIMessage]:
         options = dict(options)

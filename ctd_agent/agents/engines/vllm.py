@@ -1,6 +1,5 @@
 """A vLLM server of our own: a child process on loopback that ends with this one, however it ends."""
 
-import json
 import os
 import shlex
 import socket
@@ -17,6 +16,7 @@ from typing import IO
 import httpx
 
 from ctd_agent.agents.engines.chat_model import ChatModel, as_taught
+from ctd_agent.agents.engines.model_files import chat_template, special_tokens
 from ctd_agent.agents.engines.openai_chat import OWN_KEY, VLLM_SLOTS, openai_chat, template_thinking
 from ctd_agent.agents.engines.retry import Patience
 from ctd_agent.agents.manner import Manner
@@ -67,6 +67,7 @@ def load_vllm(spec: str, name: str) -> ChatModel:
         slots=VLLM_SLOTS,
         thinking=None if server.reasoning else template_thinking,  # with a parser, as any vLLM server
         patience=Patience(server.revive),
+        control=special_tokens(name),
     )
     return as_taught(model, Path(name))
 
@@ -158,31 +159,6 @@ def vllm_server(model: str) -> VllmServer:
     """Return the server of a model, started once a process. Raises as VllmServer does."""
     with _starting:  # the cache alone would let two threads start it twice
         return _server(model)
-
-
-def chat_template(model: str) -> str:
-    """Return the chat template of a model in a folder or on the Hugging Face Hub, "" where it has none."""
-    for name in ("chat_template.jinja", "tokenizer_config.json"):
-        path = _model_file(model, name)
-        if path is None:
-            continue
-        text = path.read_text(encoding="utf-8")
-        if name.endswith(".jinja"):
-            return text
-        with suppress(ValueError, AttributeError):
-            return str(json.loads(text).get("chat_template") or "")
-    return ""
-
-
-def _model_file(model: str, name: str) -> Path | None:
-    if Path(model).is_dir():
-        path = Path(model) / name
-        return path if path.is_file() else None
-    from huggingface_hub import hf_hub_download
-
-    with suppress(Exception):  # no such file, no such model, no hub: vLLM will say it better
-        return Path(hf_hub_download(model, name))
-    return None
 
 
 def _first(marks: dict[str, str], template: str) -> str | None:
