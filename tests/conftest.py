@@ -37,6 +37,8 @@ LABELS = [
     Label(id="health", name="Public health"),
 ]
 
+SEAL = ("files", "checksum")  # the fields of a manifest that tell damage
+
 Answer = Callable[[list[dict[str, Any]], dict[str, Any]], AIMessage]
 
 
@@ -161,6 +163,13 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> LabelIndex:
 def build_index(labels: Sequence[Label], folder: Path) -> LabelIndex:
     """Index labels with the shipped static encoder: no other takes milliseconds."""
     return LabelIndex.build(labels, folder, "static")
+
+
+def write_manifest(folder: Path, **fields: Any) -> None:
+    """Change fields of an index's manifest, and take its checksums away: so it is one of version 0.1."""
+    (manifest,) = folder.glob("*/manifest.json")
+    before = {name: value for name, value in json.loads(manifest.read_text()).items() if name not in SEAL}
+    manifest.write_text(json.dumps(before | fields))
 
 
 @pytest.fixture(scope="session")

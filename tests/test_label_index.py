@@ -6,7 +6,6 @@ nothing here has crossed a wire to a real server.
 """
 
 import contextlib
-import json
 import random
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import write_manifest
 from qdrant_client import QdrantClient, models
 
 from ctd_agent.errors import CtdError, UserError
@@ -369,43 +369,22 @@ def test_a_place_that_cannot_be_a_folder_is_an_error(tmp_path, place):
 
 def test_an_index_of_another_version_is_an_error_that_says_what_to_do(tmp_path):
     LabelIndex.build([DOGS], tmp_path, "static")
-    (manifest,) = tmp_path.glob("*/manifest.json")
-    fields = json.loads(manifest.read_text())
 
-    manifest.write_text(json.dumps({**fields, "format": 1}))
+    write_manifest(tmp_path, format=1)
     with pytest.raises(UserError, match=f"index format 1, this version reads {FORMAT}; build it again"):
         LabelIndex.open(tmp_path)
 
-    manifest.write_text("{}")
+    write_manifest(tmp_path, language="en")
     with pytest.raises(UserError, match="not an index of this version of ctd-agent; build it again"):
         LabelIndex.open(tmp_path)
 
 
 def test_an_embedder_that_changed_its_size_is_an_error_that_says_what_to_do(tmp_path):
     LabelIndex.build([DOGS], tmp_path, "static")
-    (manifest,) = tmp_path.glob("*/manifest.json")
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "size": 1024}))
+    write_manifest(tmp_path, size=1024)
 
     with pytest.raises(UserError, match="vectors of 1024 dimensions, but 'static' makes 256; build the index again"):
         LabelIndex.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("damaged", "message"),
-    [
-        ("segment.json", "Qdrant cannot open the index; make its folder writable, or build it again"),
-        ("mutable_id_tracker.mappings", f"holds {len(MANY) // 2} labels of {len(MANY)}; build the index again"),
-    ],
-)
-def test_a_damaged_index_is_an_error_of_one_line(tmp_path, damaged, message):
-    LabelIndex.build(MANY, tmp_path, "static")
-    (file,) = tmp_path.glob(f"**/{damaged}")
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-    with pytest.raises(CtdError, match=message) as caught:
-        LabelIndex.open(tmp_path)
-
-    assert "\n" not in str(caught.value)
 
 
 # --- the server

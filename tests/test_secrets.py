@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import write_manifest
 from server import Server
 
 from ctd_agent.cli import run
@@ -171,12 +172,6 @@ def test_what_is_redacted_is_keys_and_the_credentials_of_urls(monkeypatch: pytes
 # Indexes of strangers
 
 
-def name_an_embedder(index: Path, spec: str) -> None:
-    """Write an embedder into an index's manifest, as who shares the folder can."""
-    (manifest,) = index.glob("*/manifest.json")
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"embedder": spec}))
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -189,7 +184,8 @@ def name_an_embedder(index: Path, spec: str) -> None:
 def test_an_index_that_names_a_server_gets_neither_text_nor_key(told: Told, server: Server, command: list[str]):
     assert told("index", "labels.txt", "--out", "theirs", "--embedder", "static")[0] == 0
     before = sorted(path.name for path in Path("theirs").iterdir())
-    name_an_embedder(Path("theirs"), theirs := f"openai:x@http://127.0.0.1:{server.server_port}/v1")
+    theirs = f"openai:x@http://127.0.0.1:{server.server_port}/v1"
+    write_manifest(Path("theirs"), embedder=theirs)  # as who shares the folder can
     code, said = told(*command)
     assert code == 2
     assert f"theirs: built with embedder '{theirs}'" in said
@@ -200,7 +196,8 @@ def test_an_index_that_names_a_server_gets_neither_text_nor_key(told: Told, serv
 
 def test_an_embedder_that_the_user_names_is_asked(told: Told, server: Server):
     assert told("index", "labels.txt", "--out", "mine", "--embedder", "static")[0] == 0
-    name_an_embedder(Path("mine"), spec := f"openai:x@http://127.0.0.1:{server.server_port}/v1")
+    spec = f"openai:x@http://127.0.0.1:{server.server_port}/v1"
+    write_manifest(Path("mine"), embedder=spec)
     assert told("search", "mine", "tennis", "--embedder", spec)[0] == 1  # this one refuses all
     assert len(server.requests) >= 1
 

@@ -9,12 +9,12 @@ import qdrant_edge as edge
 from filelock import FileLock, Timeout
 
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.tools.seal import MANIFEST, DamagedError, sealed, unsealed
 from ctd_agent.tools.store import Point, Ranked, Side, one_line
 
 BUILD = "ctd-index-"  # then a number: the folder of one build
 GRAPH = ".graph"  # after that: a folder in which a copy is given a graph
-MANIFEST = "manifest.json"  # in a build's folder once it is finished
-AIM = "manifest.json.part"  # until then
+AIM = "manifest.json.part"  # in a build's folder until it is finished: then it has its manifest
 PAGE = 10_000  # points a read
 EF = 768  # points that the search of a graph keeps in view (docs/index.md)
 
@@ -49,6 +49,7 @@ class FolderStore:
     def revise(cls, where: str) -> "FolderStore":
         """Return a copy of the newest finished build in a new folder."""
         last = newest_build(Path(where))
+        manifest_of(last)  # a copy of a damaged one would be sealed as it is
         folder, lock = _new_build(Path(where))
         copy_shard(last, folder)
         return cls._load(folder, lock)
@@ -68,22 +69,19 @@ class FolderStore:
 
     @classmethod
     def open(cls, where: str) -> tuple["FolderStore", str]:
-        """Return the newest finished build and its manifest."""
+        """Return the newest finished build and its manifest. Raises DamagedError where it is not what was written."""
         build = newest_build(Path(where))
         try:
-            with one_line(f"{where}: the index cannot be read"):
-                manifest = (build / MANIFEST).read_text(encoding="utf-8")
+            manifest = manifest_of(build)
             return cls._load(build), manifest
-        except CtdError:
+        except (CtdError, DamagedError):
             if newest_build(Path(where)) == build:
                 raise
             return cls.open(where)  # a newer one took its place meanwhile
 
     @classmethod
     def _load(cls, build: Path, lock: FileLock | None = None) -> "FolderStore":
-        problem = f"{build.parent}: Qdrant cannot open the index; make its folder writable, or build it again"
-        with one_line(problem):
-            return cls(build, edge.EdgeShard.load(str(build / "shard")), lock)
+        return cls(build, _loaded(build), lock)
 
     def aim(self, manifest: str) -> None:
         """Record what the writes that follow lead to."""
@@ -114,7 +112,9 @@ class FolderStore:
     def finish(self) -> None:
         """Save, make the manifest valid, and remove the older builds."""
         self.save()
-        (self.folder / AIM).replace(self.folder / MANIFEST)
+        self._shard.close()
+        self._shard = finish_build(self.folder, (self.folder / AIM).read_text(encoding="utf-8"))
+        (self.folder / AIM).unlink()
         self._unlock()
         remove_older(self.folder)
 
@@ -132,7 +132,8 @@ class FolderStore:
 
     def count(self) -> int:
         """Return the number of points."""
-        return self._shard.info().points_count
+        with one_line(f"{self.folder}: Qdrant cannot read"):
+            return self._shard.info().points_count
 
     def stored(self) -> Iterator[str]:
         """Yield the label of every point."""
@@ -141,7 +142,8 @@ class FolderStore:
             request = edge.ScrollRequest(offset=offset, limit=PAGE, with_payload=["label"], with_vector=False)
             with one_line(f"{self.folder}: Qdrant cannot read"):
                 records, offset = self._shard.scroll(request)
-            yield from ((record.payload or {})["label"] for record in records)
+                labels = [(record.payload or {})["label"] for record in records]
+            yield from labels
             if offset is None:
                 return
 
@@ -163,7 +165,7 @@ class FolderStore:
         """Read points of the engine."""
         with one_line(f"{self.folder}: Qdrant cannot read"):
             records = self._shard.retrieve(list(ids), with_payload=["label"], with_vector=False)
-        return {str(record.id): (record.payload or {})["label"] for record in records}
+            return {str(record.id): (record.payload or {})["label"] for record in records}
 
 
 def newest_build(where: Path) -> Path:
@@ -172,6 +174,27 @@ def newest_build(where: Path) -> Path:
     if not finished:
         raise UserError(f"{where}: no finished index here; build one with `ctd-agent index CATALOGUE --out {where}`")
     return finished[-1]
+
+
+def manifest_of(build: Path) -> str:
+    """Return the manifest of a finished build whose files are what was written.
+
+    Raises DamagedError where they are not, CtdError where one cannot be read.
+    """
+    try:
+        return unsealed(build)
+    except OSError as error:
+        raise CtdError(f"{build.parent}: the index cannot be read ({error})") from error
+
+
+def finish_build(build: Path, manifest: str) -> edge.EdgeShard:
+    """Seal a build whose shard is closed, and give it its manifest. Return the shard, opened.
+
+    The first opening writes into the files, so it comes before they are sealed.
+    """
+    shard = _loaded(build)
+    write_durably(build / MANIFEST, sealed(build, manifest))
+    return shard
 
 
 def copy_shard(build: Path, to: Path) -> None:
@@ -213,6 +236,11 @@ def locked(build: Path) -> FileLock:
     except Timeout as error:
         raise UserError(f"{build.parent}: another process is building this index; wait for it, or end it") from error
     return lock
+
+
+def _loaded(build: Path) -> edge.EdgeShard:
+    with one_line(f"{build.parent}: Qdrant cannot open the index; make its folder writable, or build it again"):
+        return edge.EdgeShard.load(str(build / "shard"))
 
 
 def _is_build(name: str) -> bool:

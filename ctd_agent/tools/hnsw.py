@@ -17,13 +17,13 @@ from ctd_agent.errors import CtdError, UserError
 from ctd_agent.tools.folder_store import (
     BUILD,
     GRAPH,
-    MANIFEST,
     copy_shard,
+    finish_build,
     locked,
+    manifest_of,
     newest_build,
     number,
     remove_older,
-    write_durably,
 )
 from ctd_agent.tools.label_index import Manifest
 from ctd_agent.tools.store import one_line
@@ -51,21 +51,21 @@ def start_graph(where: str | Path, manifest: Manifest) -> subprocess.Popen[bytes
 def add_graph(where: Path) -> None:
     """Give the newest build a graph, nothing becomes of it where another build came in between.
 
-    Raises UserError where another process is at it.
+    Raises UserError where another process is at it, or the build is damaged.
     """
     build = newest_build(where)
+    manifest = Manifest.model_validate_json(manifest_of(build))
     draft = where / f"{BUILD}{number(build.name) + 1}{GRAPH}"
     draft.mkdir(exist_ok=True)
     lock = locked(draft)
     shutil.rmtree(draft / "shard", ignore_errors=True)  # another's, killed
     copy_shard(build, draft)
-    manifest = Manifest.model_validate_json((build / MANIFEST).read_text(encoding="utf-8"))
     with one_line(f"{where}: Qdrant cannot make a graph"):
         shard = edge.EdgeShard.load(str(draft / "shard"), _config(manifest.size))
         shard.optimize()
         shard.flush()
         shard.close()
-    write_durably(draft / MANIFEST, manifest.model_copy(update={"outside": 0}).model_dump_json())
+    finish_build(draft, manifest.model_copy(update={"outside": 0}).model_dump_json()).close()
     lock.release()
     try:
         done = draft.rename(where / draft.name.removesuffix(GRAPH))

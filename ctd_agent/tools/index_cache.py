@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from filelock import FileLock
 
 from ctd_agent.cache import cache_folder
+from ctd_agent.console import note
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.schema import Label
 from ctd_agent.tools.embedding import default_embedder, load_embedder
 from ctd_agent.tools.hnsw import start_graph
 from ctd_agent.tools.label_index import FORMAT, LabelIndex, fingerprint
+from ctd_agent.tools.seal import DamagedError
 
 
 def cached_index(
@@ -29,10 +31,13 @@ def cached_index(
         with FileLock(f"{folder}.lock"):  # another process may be building it
             try:
                 return LabelIndex.open(folder, spec)
-            except (UserError, CtdError):  # not built yet, damaged, or of another version of the engine
-                index = LabelIndex.build(labels, folder, spec, progress)
-                start_graph(folder, index.manifest)
-                return index
+            except DamagedError:
+                note(f"{folder}: the cached index is damaged, so it is built again")
+            except (UserError, CtdError):  # not built yet, or of another version of the engine
+                pass
+            index = LabelIndex.build(labels, folder, spec, progress)
+            start_graph(folder, index.manifest)
+            return index
     except OSError as error:
         raise UserError(
             f"{folder.parent}: {error}; make room there, or set CTD_AGENT_CACHE to another folder"

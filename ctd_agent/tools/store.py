@@ -97,5 +97,7 @@ def one_line(message: str) -> Iterator[None]:
     """Raise what Qdrant raises, which is of no one type, as a CtdError of one line."""
     try:
         yield
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the engine's is no Exception
         raise CtdError(f"{message} ({' '.join(str(error).split())})") from error
