@@ -32,7 +32,7 @@ from ctd_agent.agents.engines import ChatModel
 from ctd_agent.files import read_documents, read_labels
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.schema import Document
 from ctd_agent.tools.index_cache import cached_index
 

@@ -29,7 +29,7 @@ from ctd_agent.agents.engines import load_phases
 from ctd_agent.agents.selecting.pointwise import judge
 from ctd_agent.files import read_documents, read_gold
 from ctd_agent.graphs.job import Job, Labeller
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.measure.evaluate import RANKING
 from ctd_agent.measure.metrics import f1
 from ctd_agent.schema import Candidate, Document, Label, LabeledDocument

@@ -29,7 +29,7 @@ from ctd_agent.agents.sampling import Sampling
 from ctd_agent.files import read_documents
 from ctd_agent.graphs.batch import label_documents
 from ctd_agent.graphs.job import Job
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.measure.metrics import bootstrap
 from ctd_agent.schema import Document, Exchange, Usage
 

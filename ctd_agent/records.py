@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -52,19 +52,29 @@ def append_lines(file: IO[bytes], *records: BaseModel) -> None:
         raise
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Read a JSONL file of ours line by line, each with its place, also while it is still being written.
+class Line(NamedTuple):
+    """A line of a file: its place as an error names it, the byte that it begins at, its bytes."""
+
+    place: str
+    start: int
+    data: bytes
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Read a JSONL file of ours line by line, also while it is still being written.
 
     A torn last line, as a process leaves it that dies while writing, is skipped. So are blank lines.
     Raises UserError where the file cannot be read.
     """
     try:
         with path.open("rb") as file:
+            start = 0
             for number, line in enumerate(file, 1):
                 if not file.peek(1) and _is_torn(line):
                     return
-                if line.strip():
-                    yield f"{path}:{number}", line
+                if not line.isspace():
+                    yield Line(f"{path}:{number}", start, line)
+                start += len(line)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -75,8 +85,8 @@ def read_records(path: Path, model: type[Model]) -> Iterator[Model]:
     Raises:
         UserError: The file cannot be read, or a line is not a record.
     """
-    for place, line in read_lines(path):
-        yield validated(f"{place}: not a {model.__name__}", model.model_validate_json, line)
+    for line in read_lines(path):
+        yield validated(f"{line.place}: not a {model.__name__}", model.model_validate_json, line.data)
 
 
 def read_record(path: Path, model: type[Model], what: str, advice: str = "") -> Model:

@@ -18,7 +18,7 @@ from ctd_agent.agents.engines import ChatModel, load_model
 from ctd_agent.agents.manner import Manner
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.schema import MODEL, Document, Label, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex
 

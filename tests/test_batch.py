@@ -27,7 +27,7 @@ from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs import batch
 from ctd_agent.graphs.batch import Output, label_documents
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, Failure, LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex

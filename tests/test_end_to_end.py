@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctd_agent.files import read_labels
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.schema import LabeledDocument
 
 ROOT = Path(__file__).parent.parent

@@ -5,19 +5,26 @@ import os
 import pty
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ctd_agent.cli import run as cli
 from ctd_agent.graphs.budget import Budget
-from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
+from ctd_agent.graphs.logged import read_log
+from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run
 from ctd_agent.measure.evaluate import Evaluation, evaluate
-from ctd_agent.measure.trace import Trace, traces
-from ctd_agent.schema import ChosenLabel, Failure, Gold, LabeledDocument, Selection, ShortlistEntry, Usage
+from ctd_agent.measure.trace import Trace, read_traces, traces
+from ctd_agent.schema import ChosenLabel, Exchange, Failure, Gold, LabeledDocument, Selection, ShortlistEntry, Usage
 
 Told = Callable[..., tuple[int, str, str]]
+COMMON: dict[str, Any] = {
+    "task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5, "embedder": "",
+    "budget": Budget(),
+}  # fmt: skip
 
 
 def result(key: str, chosen: str = "", shortlist: str = "", **more: object) -> LabeledDocument:
@@ -93,8 +100,7 @@ def test_labels_that_are_filtered_count_neither_as_right_nor_as_wrong(told: Told
 def test_a_ranking_goes_on_with_what_the_log_knows(told: Told):
     write("run.jsonl", one := result("1", "x", "xab"))
     selection = Selection(labels=list(one.labels), scores={"x": 0.9, "b": 0.15, "a": 0.1})
-    common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    header = new_run(**common, embedder="", budget=Budget())
+    header = new_run(**COMMON)
     log = TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(header)
     step = Transition(
         run=header.run, document="1", step=0, phase="select", node="select", goto="finish", selection=selection,
@@ -137,8 +143,7 @@ def test_a_run_without_a_log_is_compared_by_what_both_know(told: Told):
     """The same run once more, its log lost: it is no worse for it."""
     write("run.jsonl", one := result("1", "x", "x"))
     write("copy.jsonl", one)
-    common = {"task": "", "shortlister": "", "selector": "", "prompts": {}, "catalogue": "", "labels": 5}
-    header = new_run(**common, embedder="", budget=Budget())
+    header = new_run(**COMMON)
     log = TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(header)
     log.write(
         [Transition(run=header.run, document="1", step=0, phase="select", node="select", goto="finish", added=["a"])]
@@ -217,3 +222,77 @@ def test_what_is_wrong_is_said_in_a_line(told: Told, break_it: Callable[[], obje
     assert (code, out) == (2, "")
     assert complaint in said
     assert "Traceback" not in said
+
+
+def test_a_runs_memory_does_not_grow_with_its_number_of_documents():
+    """A long log is read one document at a time."""
+    text = "word " * 4_000
+
+    def peak(documents: int) -> int:
+        header = new_run(**COMMON)
+        run = Path(f"{documents}.jsonl")
+        with run.open("w") as out, Path(f"{run}.transitions.jsonl").open("w") as log:
+            log.write(header.model_dump_json() + "\n")
+            for number in range(documents):
+                one = result(str(number), "x", "xab").model_copy(update={"run": header.run})
+                step = Transition(
+                    run=header.run, document=one.id, step=0, phase="select", node="select", goto="finish", text=text
+                )
+                out.write(one.model_dump_json() + "\n")
+                log.write(step.model_dump_json() + "\n")
+        tracemalloc.start()
+        for trace in read_traces(run):
+            assert trace.text == text
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(400) < peak(100) + 300 * 500
+
+
+def logged(header: Run, document: str, *added: str) -> list[Transition]:
+    """The one step of a document: what it found."""
+    return [
+        Transition(
+            run=header.run, document=document, step=0, phase="select", node="select", goto="finish", added=[*added]
+        )
+    ]
+
+
+def test_a_result_is_ranked_by_the_steps_of_its_own_run(told: Told):
+    """Two runs may share a log: here the second labelled the document anew, into another file."""
+    first, second = new_run(**COMMON), new_run(**COMMON)
+    log = Path("run.jsonl.transitions.jsonl")
+    TransitionLog(log).begin(first).write(logged(first, "1", "a", "b"))
+    TransitionLog(log).begin(second).write(logged(second, "1", "y", "z"))
+    write("run.jsonl", result("1", "x", "x", run=first.run))
+    assert scored(told).metrics["R@5"].mean == 1
+    write("run.jsonl", result("1", "x", "x", run=second.run))
+    assert scored(told).metrics["R@5"].mean == 0
+
+
+def test_a_log_that_has_not_the_run_of_the_results_is_refused(told: Told):
+    header = new_run(**COMMON)
+    TransitionLog(Path("run.jsonl.transitions.jsonl")).begin(header).write(logged(header, "1", "a"))
+    write("run.jsonl", result("1", "x", "x", run="another"))
+    code, _, said = told("run.jsonl", "--gold", "gold.jsonl")
+    assert code == 2
+    assert "run.jsonl: the result of '1' is of run another, which its log has not; give --log the log of" in said
+
+
+def test_steps_are_the_same_read_in_outline_or_in_full_whatever_stands_in_them(told: Told):
+    """An outline passes over a step's exchange, which may hold the very words that it looks for."""
+    header = new_run(**COMMON)
+    trap = '","goto":"finish","added":["a"],"added":[1'
+    messages = [{"role": "user", "content": trap, "added": ["z"]}]
+    step = Transition(
+        run=header.run, document=trap, step=0, phase="select", node="select", goto="finish", text=trap,
+        exchange=Exchange(messages=messages, options={"added": ["y"]}), added=["b", trap],
+        selection=Selection(labels=[], scores={"added": 0.5, trap: 0.1}),
+    )  # fmt: skip
+    log = Path("run.jsonl.transitions.jsonl")
+    TransitionLog(log).begin(header).write([step])
+    steps = read_log(log).steps
+    assert steps[trap] == [step]
+    (outline,) = steps.of(trap, header.run, outline=True)
+    assert outline == step.model_copy(update={"exchange": None, "text": None})

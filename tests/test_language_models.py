@@ -28,7 +28,7 @@ from ctd_agent.distill.training.plan import Plan
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import build_graph
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.schema import Document
 from ctd_agent.tools.label_index import LabelIndex
 

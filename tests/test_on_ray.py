@@ -27,9 +27,9 @@ from ctd_agent.files.parquet import write_parquet
 from ctd_agent.graphs import shards
 from ctd_agent.graphs.batch import Output
 from ctd_agent.graphs.job import Job
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.graphs.on_ray import Actor, label_shards
 from ctd_agent.graphs.shards import find_shards
-from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import ChosenLabel, Document, Failure, Finding, LabeledDocument, ShortlistEntry, Usage
 

@@ -18,7 +18,7 @@ import pytest
 from server import Raw, Server, completion
 
 from ctd_agent.cli import run
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import Document, LabeledDocument
 

@@ -19,8 +19,9 @@ from ctd_agent.agents.shortlister import SEARCHES_A_TURN
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.labeling import SHOWN, build_graph
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.graphs.state import found_by, merge, shortlist
-from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run, read_log
+from ctd_agent.graphs.transitions import Run, Transition, TransitionLog, new_run
 from ctd_agent.schema import Candidate, Document, Exchange, Reply, Usage
 from ctd_agent.tools.label_index import Hit, LabelIndex
 from ctd_agent.tools.label_search import found_text

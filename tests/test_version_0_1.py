@@ -12,8 +12,8 @@ from ctd_agent.agents.manner import Manner
 from ctd_agent.cli import run
 from ctd_agent.distill.training.plan import read_card
 from ctd_agent.errors import UserError
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.graphs.replay import Memory
-from ctd_agent.graphs.transitions import read_log
 from ctd_agent.records import read_records
 from ctd_agent.schema import LabeledDocument
 from ctd_agent.tools.label_index import LabelIndex

@@ -1,7 +1,6 @@
 """`ctd-agent eval`: score a labelled run."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +10,10 @@ from ctd_agent.commands.options import Json, refuse_inputs
 from ctd_agent.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ctd_agent.measure.evaluate import Evaluation
-    from ctd_agent.measure.trace import Trace
+    from ctd_agent.measure.trace import Traces
     from ctd_agent.schema import Gold
 
 
@@ -42,13 +41,13 @@ def evaluate(
     refuse_inputs("--out", out, run, gold, log, train, compare)
     right = read_gold(gold)
     weight = scores.propensities(read_gold(train)) if train else None
-    traces = read_run(run, right, log)
+    traces = read_run(run, right, log).outlined()
     evaluation = scores.evaluate(traces, right, weight, seed=seed)
     if compare:
-        theirs = read_run(compare, right)
-        if not (_logged(traces) and _logged(theirs)):  # the longer rankings would win by their length alone
+        theirs = read_run(compare, right).outlined()
+        if not (traces.logged and theirs.logged):  # the longer rankings would win by their length alone
             note(f"{run} less {compare}: of both, rankings end with the shortlist, as one has no log")
-            traces, theirs = ([replace(trace, steps=()) for trace in side] for side in (traces, theirs))
+            traces, theirs = traces.without_log(), theirs.without_log()
         compared = scores.compare(traces, theirs, weight, seed=seed)
         evaluation = evaluation.model_copy(update={"compared": compared})
     if evaluation.missing:
@@ -61,8 +60,8 @@ def evaluate(
         _show(evaluation, compare)
 
 
-def read_run(run: Path, gold: "Mapping[str, Gold]", log: Path | None = None) -> "list[Trace]":
-    """Read a run with its log where that is there. Raises UserError where there is no such run."""
+def read_run(run: Path, gold: "Mapping[str, Gold]", log: Path | None = None) -> "Traces":
+    """Return a run with its log where that is there. Raises UserError where there is no such run."""
     from ctd_agent.console import note
     from ctd_agent.graphs.transitions import log_of
     from ctd_agent.measure.trace import read_traces
@@ -72,10 +71,6 @@ def read_run(run: Path, gold: "Mapping[str, Gold]", log: Path | None = None) -> 
     if log is None and not log_of(run).exists():
         note(f"{run}: without its log ({log_of(run)}) a ranking ends with the shortlist")
     return read_traces(run, gold, log)
-
-
-def _logged(traces: "Sequence[Trace]") -> bool:
-    return any(trace.steps for trace in traces)
 
 
 def _show(evaluation: "Evaluation", compare: Path | None) -> None:

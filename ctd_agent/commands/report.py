@@ -1,12 +1,17 @@
 """`ctd-agent report`: one HTML page to look at a run and its measurements."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctd_agent.commands.options import refuse_inputs
 from ctd_agent.errors import UserError
+
+if TYPE_CHECKING:
+    from ctd_agent.measure.characterize.record import Characterization
+
+SHOWN = 2_000  # documents that can be opened on the page: more, and no browser opens it
 
 
 def report(
@@ -20,11 +25,10 @@ def report(
 ) -> None:
     """Make one self-contained page: the funnel, the score, the phases taken apart, and every document.
 
-    It needs no network and opens from disk. It holds the documents' texts.
+    It needs no network and opens from disk. It holds the texts of 2,000 documents at most, drawn at random.
     """
     from ctd_agent.console import note
     from ctd_agent.files import read_gold, read_labels
-    from ctd_agent.measure.characterize.record import Characterization
     from ctd_agent.measure.evaluate import Evaluation
     from ctd_agent.measure.report.page import page
     from ctd_agent.measure.trace import read_traces
@@ -35,16 +39,23 @@ def report(
     refuse_inputs("--out", out, run, log, gold, labels, evaluation, characterization)
     if not out.parent.is_dir():
         raise UserError(f"{out}: cannot be written: there is no such folder")
-    traces = read_traces(run, read_gold(gold) if gold else {}, log) if run else []
-    if run and not traces:
+    traces = read_traces(run, read_gold(gold) if gold else {}, log) if run else None
+    shown = traces.sample(SHOWN) if traces else ()
+    if run and not any(True for _ in shown):
         raise UserError(f"{run}: no documents in it")
     text = page(
-        traces,
+        traces.outlined() if traces else (),
+        shown,
         names={label.id: label.name for label in read_labels(labels)} if labels else {},
         evaluation=read_record(evaluation, Evaluation, "an evaluation") if evaluation else None,
-        characterization=read_record(characterization, Characterization, "a characterization")
-        if characterization
-        else None,
+        characterization=_characterization(characterization) if characterization else None,
     )
     write_text(out, text)
     note(f"{out}: open it in a browser")
+
+
+def _characterization(path: Path) -> "Characterization":
+    from ctd_agent.measure.characterize.record import Characterization
+    from ctd_agent.records import read_record
+
+    return read_record(path, Characterization, "a characterization")

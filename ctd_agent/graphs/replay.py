@@ -10,7 +10,7 @@ from typing import Any
 
 from ctd_agent.agents.engines import ChatModel, EngineError, Model
 from ctd_agent.errors import redacted
-from ctd_agent.graphs.transitions import read_log
+from ctd_agent.graphs.logged import read_log
 from ctd_agent.schema import Exchange, Reply, Usage
 
 

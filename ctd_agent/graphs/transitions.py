@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 from uuid import uuid4
 
 from filelock import lock_descriptor
-from pydantic import Field, RootModel
 from pydantic_core import from_json
 
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.errors import CtdError, UserError
 from ctd_agent.graphs.budget import Budget
-from ctd_agent.records import append_lines, cut_torn_line, opened, read_lines, read_records, validated
+from ctd_agent.records import append_lines, cut_torn_line, opened, read_lines, validated
 from ctd_agent.schema import Exchange, Failure, Phase, Record, Redacted, SearchResult, Selection, ShownCandidate, Usage
 
 Node = Literal["read", "shortlist", "search", "select"]
@@ -146,13 +145,6 @@ class TransitionLog:
             append_lines(file, *records)
 
 
-class Log(NamedTuple):
-    """A log as it was read: the headers of its runs, oldest first, and every document's last whole set of steps."""
-
-    runs: list[Run]
-    steps: dict[str, list[Transition]]
-
-
 def log_of(results: Path) -> Path:
     """Return where the log of a file of results lies.
 
@@ -162,47 +154,21 @@ def log_of(results: Path) -> Path:
     return results.with_name(f"{results.name}.transitions.jsonl")
 
 
-def read_log(path: Path) -> Log:
-    """Return a log's runs and steps. Raises UserError for a broken line, naming file and line."""
-    log = Log([], {})
-    begun: dict[tuple[str, str], list[Transition]] = {}
-    for record in _records(path):
-        if isinstance(record, Run):
-            log.runs.append(record)
-            continue
-        key = record.run, record.document
-        steps = [*begun.pop(key, []), record] if record.step else [record]
-        if record.step != len(steps) - 1:  # its beginning is not here
-            continue
-        begun[key] = steps
-        if record.goto == "finish":
-            log.steps[record.document] = begun.pop(key)
-    return log
-
-
 def _checked(path: Path) -> Iterator[Run]:
     """Yield the headers of a log. Raises UserError for the first line that is no record of a log."""
-    for number, (place, line) in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
-            found = from_json(line)
+            found = from_json(line.data)
         except ValueError:
             found = None
         kind = found.get("record") if isinstance(found, dict) else None
         if kind == "run" or number == 1:
-            yield validated(f"{place}: not a Run", Run.model_validate, found)
+            yield validated(f"{line.place}: not a Run", Run.model_validate, found)
         elif kind != "transition" or not {"run", "document", "step", "goto"} <= found.keys():
-            raise UserError(f"{place}: not a step of a run; take the line out, or give another log")
+            raise UserError(f"{line.place}: not a step of a run; take the line out, or give another log")
     cut_torn_line(path, Run, Transition, cut=False)
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHORT else f"{text[:SHORT]}…"
-
-
-class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):
-    """Either kind of line."""
-
-
-def _records(path: Path) -> Iterator[Run | Transition]:
-    return (line.root for line in read_records(path, _Line))

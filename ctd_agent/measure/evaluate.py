@@ -1,15 +1,20 @@
 """Score a labelled run against gold: its ranking, its chosen set, and the cost of each phase."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from sys import intern
+
+import numpy as np
 
 from ctd_agent.errors import UserError
 from ctd_agent.measure.metrics import (
     Interval,
     Metric,
     Statistic,
-    bootstrap,
+    bootstrap_all,
     coverage,
     f1,
     inverse_propensity,
@@ -33,6 +38,17 @@ RANKING: dict[str, Metric] = {
 }
 PROPENSITY = (1, 3, 5)
 COVERED = 5  # of a ranking, its first, count as found
+LONGEST = 50  # labels of a ranking that any metric reads
+PHASES: tuple[Phase, ...] = ("search", "shortlist", "select")
+NAMES = (  # of all metrics, in the order that they are shown
+    *RANKING,
+    *(f"PSP@{k}" for k in PROPENSITY),
+    "F1",
+    "micro F1",
+    "macro F1",
+    f"coverage@{COVERED}",
+    "labels chosen",
+)
 CENTRED = ("macro F1", f"coverage@{COVERED}")  # count labels, of which a resample has fewer
 
 
@@ -80,7 +96,7 @@ def propensities(training: Mapping[str, Gold]) -> Callable[[str], float]:
 
 
 def evaluate(
-    run: Sequence[Trace], gold: Mapping[str, Gold], weight: Callable[[str], float] | None = None, *, seed: int = 0
+    run: Iterable[Trace], gold: Mapping[str, Gold], weight: Callable[[str], float] | None = None, *, seed: int = 0
 ) -> Evaluation:
     """Return the score of a run over its documents that have right labels; without `weight` there is no PSP@k.
 
@@ -92,70 +108,114 @@ def evaluate(
     >>> evaluate([Trace("a", result=result, gold=gold["a"])], gold).metrics["R@5"].mean
     1.0
     """
-    scored = [trace for trace in run if trace.right]
-    if not scored:
+    scored = _Scored.of(run, weight)
+    if not scored.documents:
         raise UserError("no document of the run has right labels: do the ids of run and gold agree?")
-    results = [trace.result for trace in scored if trace.result]
-    done = {trace.document for trace in run}
-    with_gold = {document for document, labels in gold.items() if labels.labels - labels.filtered}
+    documents = len(scored.documents)
+    with_gold = sum(1 for labels in gold.values() if labels.labels - labels.filtered)
     return Evaluation(
-        documents=len(scored),
-        missing=len(with_gold - done),
-        unlabelled=len(done - with_gold),
-        failures=Counter(result.failure.kind for result in results if result.failure),
-        empty=sum(not trace.chosen for trace in scored),
-        truncated=sum(result.truncated_from is not None for result in results),
-        metrics={
-            name: bootstrap(metric, len(scored), centred=name in CENTRED, seed=seed)
-            for name, metric in statistics(scored, weight).items()
-        },
-        cost=_costs(results),
+        documents=documents,
+        missing=with_gold - documents,
+        unlabelled=scored.unlabelled,
+        failures=scored.failures,
+        empty=sum(not chosen for chosen in scored.chosen),
+        truncated=scored.truncated,
+        metrics=bootstrap_all(scored.statistics(), documents, centred=CENTRED, seed=seed),
+        cost=scored.costs(),
         seed=seed,
     )
 
 
 def compare(
-    run: Sequence[Trace], other: Sequence[Trace], weight: Callable[[str], float] | None = None, *, seed: int = 0
+    run: Iterable[Trace], other: Iterable[Trace], weight: Callable[[str], float] | None = None, *, seed: int = 0
 ) -> Comparison:
     """Return a run's metrics less another's, paired by document. Raises UserError for no document in common."""
-    theirs = {trace.document: trace for trace in other}
-    both = [(trace, theirs[trace.document]) for trace in run if trace.right and trace.document in theirs]
-    if not both:
+    mine, its = _Scored.of(run, weight), _Scored.of(other, weight)
+    theirs = {document: place for place, document in enumerate(its.documents)}
+    pairs = [(place, theirs[document]) for place, document in enumerate(mine.documents) if document in theirs]
+    if not pairs:
         raise UserError("the two runs have no scored document in common")
-    mine, its = (statistics(side, weight) for side in zip(*both, strict=True))
-    return Comparison(
-        documents=len(both),
-        differences={
-            name: bootstrap(mine[name], len(both), less=its[name], centred=name in CENTRED, seed=seed) for name in mine
-        },
+    places, other_places = zip(*pairs, strict=True)
+    differences = bootstrap_all(
+        mine.statistics(places), len(pairs), its.statistics(other_places), centred=CENTRED, seed=seed
     )
+    return Comparison(documents=len(pairs), differences=differences)
 
 
-def statistics(run: Sequence[Trace], weight: Callable[[str], float] | None = None) -> dict[str, Statistic]:
-    """Return every metric of a run, by name."""
-    gold, rankings, chosen = [t.right for t in run], [t.ranking for t in run], [t.chosen for t in run]
-    measured = {
-        name: mean_of([metric(ranking, right) for ranking, right in zip(rankings, gold, strict=True)])
-        for name, metric in RANKING.items()
-    }
-    if weight:
-        for k in PROPENSITY:
-            pairs = [propensity_scored(*ranked, k, weight) for ranked in zip(rankings, gold, strict=True)]
-            measured[f"PSP@{k}"] = ratio_of(pairs)
-    choices = list(zip(chosen, gold, strict=True))
-    return measured | {
-        "F1": mean_of([f1(labels, right) for labels, right in choices]),
-        "micro F1": ratio_of([(2 * len(right & {*labels}), len(right) + len(labels)) for labels, right in choices]),
-        "macro F1": macro_f1(chosen, gold),
-        f"coverage@{COVERED}": coverage([ranking[:COVERED] for ranking in rankings], gold),
-        "labels chosen": mean_of([len(labels) for labels in chosen]),
-    }
+def _two() -> tuple["array[float]", "array[float]"]:
+    return array("d"), array("d")
 
 
-def _costs(results: Sequence[LabeledDocument]) -> dict[Phase, Cost]:
-    phases: tuple[Phase, ...] = ("search", "shortlist", "select")
-    total = {phase: sum((result.usage.get(phase, Usage()) for result in results), Usage()) for phase in phases}
-    return {
-        phase: Cost(**{name: value / len(results) for name, value in usage.model_dump().items()})
-        for phase, usage in total.items()
-    }
+@dataclass
+class _Scored:
+    """What counts of a run's documents that have right labels, in its order: numbers, and the first labels of each.
+
+    `values` are metrics by name, `shares` the two sums of a ratio.
+    """
+
+    documents: list[str] = field(default_factory=list)
+    right: list[frozenset[str]] = field(default_factory=list)
+    chosen: list[tuple[str, ...]] = field(default_factory=list)
+    first: list[tuple[str, ...]] = field(default_factory=list)
+    values: dict[str, "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
+    shares: dict[str, tuple["array[float]", "array[float]"]] = field(default_factory=lambda: defaultdict(_two))
+    usage: dict[Phase, Usage] = field(default_factory=lambda: dict.fromkeys(PHASES, Usage()))
+    failures: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    unlabelled: int = 0
+
+    @classmethod
+    def of(cls, run: Iterable[Trace], weight: Callable[[str], float] | None) -> "_Scored":
+        """Return what counts of a run."""
+        scored = cls()
+        for trace in run:
+            if not trace.right:
+                scored.unlabelled += 1
+                continue
+            scored._add(trace, weight)
+            if trace.result:
+                scored._count(trace.result)
+        return scored
+
+    def _add(self, trace: Trace, weight: Callable[[str], float] | None) -> None:
+        right, ranking = trace.right, trace.ranking[:LONGEST]
+        chosen = tuple(map(intern, trace.chosen))
+        self.documents.append(trace.document)
+        self.right.append(right)
+        self.chosen.append(chosen)
+        self.first.append(tuple(map(intern, ranking[:COVERED])))
+        for name, metric in RANKING.items():
+            self.values[name].append(metric(ranking, right))
+        if weight:
+            for k in PROPENSITY:
+                self._share(f"PSP@{k}", *propensity_scored(ranking, right, k, weight))
+        self.values["F1"].append(f1(chosen, right))
+        self._share("micro F1", 2 * len(right & {*chosen}), len(right) + len(chosen))
+        self.values["labels chosen"].append(len(chosen))
+
+    def _share(self, name: str, above: float, below: float) -> None:
+        for sums, value in zip(self.shares[name], (above, below), strict=True):
+            sums.append(value)
+
+    def _count(self, result: LabeledDocument) -> None:
+        self.failures.update([result.failure.kind] if result.failure else [])
+        self.truncated += result.truncated_from is not None
+        for phase in PHASES:
+            self.usage[phase] += result.usage.get(phase, Usage())
+
+    def statistics(self, places: Sequence[int] | None = None) -> dict[str, Statistic]:
+        """Return every metric by name, over all documents or those at `places`."""
+        at = np.arange(len(self.documents)) if places is None else np.asarray(places)
+        right, chosen, first = ([of[place] for place in at] for of in (self.right, self.chosen, self.first))
+        means = {name: mean_of(np.asarray(values)[at]) for name, values in self.values.items()}
+        ratios = {name: ratio_of(np.asarray(sums).T[at]) for name, sums in self.shares.items()}
+        macro, covered = macro_f1(chosen, right), coverage(first, right)
+        measured = means | ratios | {"macro F1": macro, f"coverage@{COVERED}": covered}
+        return {name: measured[name] for name in NAMES if name in measured}
+
+    def costs(self) -> dict[Phase, Cost]:
+        """Return the mean cost of each phase."""
+        return {
+            phase: Cost(**{name: value / len(self.documents) for name, value in usage.model_dump().items()})
+            for phase, usage in self.usage.items()
+        }

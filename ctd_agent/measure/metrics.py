@@ -5,13 +5,18 @@ for what it lacks. Gold is a non-empty set of label ids: a document without gold
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 2**18  # draws held at once: what a processor's cache holds
+SAMPLES = 10_000  # of a bootstrap,
+DRAWS = 20_000_000  # of documents in all of them at most,
+LEAST = 1_000  # but never fewer samples than this
+LEVEL = 0.95
 
 Metric = Callable[[Sequence[str], Collection[str]], float]
 
@@ -100,13 +105,13 @@ Weights = NDArray[np.float64]
 Statistic = Callable[[Weights], NDArray[np.float64]]
 
 
-def mean_of(values: Sequence[float]) -> Statistic:
+def mean_of(values: Sequence[float] | NDArray[np.float64]) -> Statistic:
     """Return the mean over documents."""
     array = np.asarray(values, dtype=np.float64)
     return lambda weights: weights @ array / weights.sum(axis=1)
 
 
-def ratio_of(pairs: Sequence[tuple[float, float]]) -> Statistic:
+def ratio_of(pairs: Sequence[tuple[float, float]] | NDArray[np.float64]) -> Statistic:
     """Return the ratio of two sums over documents, as micro F1 and PSP@k are; 0 where the lower sum is 0."""
     above, below = np.asarray(pairs, dtype=np.float64).T
     return lambda weights: _divided(weights @ above, weights @ below)
@@ -117,9 +122,8 @@ def macro_f1(chosen: Sequence[Collection[str]], gold: Sequence[Collection[str]])
 
     A resample has fewer labels than the whole, and so scores lower, as in `coverage`: bootstrap both `centred`.
     """
-    right = [set(labels) & set(right) for labels, right in zip(chosen, gold, strict=True)]
     known = {label: place for place, label in enumerate(sorted(set().union(*chosen, *gold)))}
-    hit, picked, wanted = (_by_label(sets, known) for sets in (right, chosen, gold))
+    hit, picked, wanted = (_by_label(sets, known) for sets in (_both(chosen, gold), chosen, gold))
 
     def statistic(weights: Weights) -> NDArray[np.float64]:
         all_of = picked(weights) + wanted(weights)
@@ -130,24 +134,31 @@ def macro_f1(chosen: Sequence[Collection[str]], gold: Sequence[Collection[str]])
 
 def coverage(found: Sequence[Collection[str]], gold: Sequence[Collection[str]]) -> Statistic:
     """Return the share of all labels that are right for some document which are found for one they are right for."""
-    right = [set(labels) & set(right) for labels, right in zip(found, gold, strict=True)]
     known = {label: place for place, label in enumerate(sorted(set().union(*gold)))}
-    hit, wanted = _by_label(right, known), _by_label(gold, known)
+    hit, wanted = _by_label(_both(found, gold), known), _by_label(gold, known)
     return lambda weights: _divided((hit(weights) > 0).sum(axis=0), (wanted(weights) > 0).sum(axis=0))
 
 
-def _by_label(sets: Sequence[Collection[str]], known: Mapping[str, int]) -> Statistic:
+def _both(found: Sequence[Collection[str]], gold: Sequence[Collection[str]]) -> Iterator[set[str]]:
+    return (set(labels) & set(right) for labels, right in zip(found, gold, strict=True))
+
+
+def _by_label(sets: Iterable[Collection[str]], known: Mapping[str, int]) -> Statistic:
     """Return how often each label was drawn, (labels, samples)."""
-    drawn = np.array(
-        sorted((known[label], place) for place, labels in enumerate(sets) for label in set(labels)), dtype=int
-    )
+    drawn, places = array("i"), array("i")
+    for place, labels in enumerate(sets):
+        for label in set(labels):
+            drawn.append(known[label])
+            places.append(place)
+    order = np.lexsort((places, drawn))
+    of_label, of_document = np.asarray(drawn, dtype=np.int32)[order], np.asarray(places, dtype=np.int32)[order]
+    rows, starts = np.unique(of_label, return_index=True)
 
     def statistic(weights: Weights) -> NDArray[np.float64]:
         counts = np.zeros((len(known), len(weights)))
-        if len(drawn):
-            labels, starts = np.unique(drawn[:, 0], return_index=True)
+        if len(rows):
             by_document = np.ascontiguousarray(weights.T)  # whole rows are gathered and added: many times faster
-            counts[labels] = np.add.reduceat(by_document[drawn[:, 1]], starts, axis=0)
+            counts[rows] = np.add.reduceat(by_document[of_document], starts, axis=0)
         return counts
 
     return statistic
@@ -166,10 +177,8 @@ def bootstrap(
     less: Statistic | None = None,
     centred: bool = False,
     seed: int = 0,
-    samples: int = 10_000,
-    level: float = 0.95,
 ) -> Interval:
-    """Return a statistic over documents with its percentile bootstrap interval (Efron 1979).
+    """Return a statistic over documents with its 95% percentile bootstrap interval (Efron 1979).
 
     A sequence stands for its mean. `documents` is the number of documents of any other statistic. With `less` the
     interval is that of the difference of the two, over the same draws. A share that is lower in a resample than in
@@ -180,24 +189,47 @@ def bootstrap(
     """
     if not callable(statistic):
         documents, statistic = len(statistic), mean_of(statistic)
+    lesser = {"": less} if less else {}
+    return bootstrap_all({"": statistic}, documents or 0, lesser, [""] if centred else [], seed)[""]
+
+
+def bootstrap_all(
+    statistics: Mapping[str, Statistic],
+    documents: int,
+    less: Mapping[str, Statistic] = {},
+    centred: Collection[str] = (),
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the intervals of statistics over the same documents, as `bootstrap` does, all on the same draws.
+
+    There are 10,000 samples up to 2,000 documents, and fewer of more documents, 1,000 at least.
+    """
     if not documents:
         raise ValueError("no values to resample")
     rng = np.random.default_rng(seed)
 
-    def value(weights: Weights) -> NDArray[np.float64]:
-        return statistic(weights) - (less(weights) if less else 0)
+    def values(weights: Weights) -> NDArray[np.float64]:
+        """Return (statistics, samples)."""
+        return np.stack([of(weights) - (less[name](weights) if less else 0) for name, of in statistics.items()])
 
-    at_once = max(1, CHUNK // documents)
+    samples, at_once = min(SAMPLES, max(LEAST, DRAWS // documents)), max(1, CHUNK // documents)
     drawn = np.concatenate(
         [
-            value(_weights(rng.integers(0, documents, size=(min(at_once, samples - done), documents))))
+            values(_weights(rng.integers(0, documents, size=(min(at_once, samples - done), documents))))
             for done in range(0, samples, at_once)
-        ]
+        ],
+        axis=1,
     )
-    whole = float(value(np.ones((1, documents)))[0])
+    wholes = values(np.ones((1, documents)))[:, 0].tolist()
+    return {
+        name: _interval(whole, row, name in centred) for name, whole, row in zip(statistics, wholes, drawn, strict=True)
+    }
+
+
+def _interval(whole: float, drawn: NDArray[np.float64], centred: bool) -> Interval:
     if centred:
         drawn = np.minimum(drawn + (whole - drawn.mean()), 1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(whole, float(low), float(high))
 
 

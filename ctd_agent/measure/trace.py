@@ -1,15 +1,19 @@
 """A document of a run as it can be read afterwards: its steps, its result, its right labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import nsmallest
 from pathlib import Path
 from typing import Literal
 
 from pydantic_core import from_json
 
 from ctd_agent.agents.selecting.listwise import unfenced
-from ctd_agent.graphs.transitions import Log, Run, Transition, log_of, read_log
-from ctd_agent.records import read_records
+from ctd_agent.errors import UserError
+from ctd_agent.graphs.logged import Log, read_log
+from ctd_agent.graphs.transitions import Run, Transition, log_of
+from ctd_agent.records import read_lines, read_records
 from ctd_agent.schema import ChosenLabel, Gold, LabeledDocument, SearchResult, Selection
 
 Fate = Literal["never retrieved", "retrieved and cut", "not on the shortlist", "shortlisted and not chosen", "chosen"]
@@ -32,7 +36,9 @@ class Trace:
     @property
     def right(self) -> frozenset[str]:
         """The right labels."""
-        return self.gold.labels - self.gold.filtered if self.gold else frozenset()
+        if self.gold is None:
+            return frozenset()
+        return self.gold.labels - self.gold.filtered if self.gold.filtered else self.gold.labels
 
     @property
     def text(self) -> str:
@@ -130,26 +136,75 @@ class Trace:
         return [label for label in labels if label not in filtered]
 
 
-def traces(
-    results: Iterable[LabeledDocument],
-    gold: Mapping[str, Gold] = {},
-    steps: Mapping[str, Sequence[Transition]] = {},
-    runs: Sequence[Run] = (),
-) -> list[Trace]:
-    """Return each result with its document's steps and right labels."""
-    headers, last = {run.run: run for run in runs}, runs[-1] if runs else None
-    logged = [(result, steps.get(result.id, ())) for result in results]
-    return [Trace(r.id, s, headers.get(s[0].run, last) if s else last, r, gold.get(r.id)) for r, s in logged]
+class Traces(Iterable[Trace]):
+    """The documents of a run, read from its files anew by each loop over them, one at a time."""
+
+    def __init__(
+        self,
+        results: Path,
+        gold: Mapping[str, Gold],
+        log: Log | None,
+        outline: bool = False,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._results, self._gold, self._log, self._outline, self._only = results, gold, log, outline, only
+        self._headers = {run.run: run for run in log.runs} if log else {}
+
+    @property
+    def logged(self) -> bool:
+        """Whether a document of the run has steps."""
+        return bool(self._log and self._log.steps)
+
+    @property
+    def last(self) -> Run | None:
+        """The header of the log's last run, None without a log."""
+        return self._log.runs[-1] if self._log and self._log.runs else None
+
+    def without_log(self) -> "Traces":
+        """Return the same results without their log."""
+        return Traces(self._results, self._gold, None)
+
+    def outlined(self) -> "Traces":
+        """Return the same run, its steps without their exchanges, texts and searches."""
+        return Traces(self._results, self._gold, self._log, outline=True)
+
+    def sample(self, size: int) -> "Traces":
+        """Return so many of its documents, drawn by a hash of their ids, or all."""
+        ids = (from_json(line.data)["id"] for line in read_lines(self._results))
+        drawn = {*nsmallest(size, ids, key=lambda document: blake2b(document.encode(), digest_size=8).digest())}
+        return Traces(self._results, self._gold, self._log, only=drawn)
+
+    def __iter__(self) -> Iterator[Trace]:
+        for result in read_records(self._results, LabeledDocument):
+            if self._only is not None and result.id not in self._only:
+                continue
+            yield Trace(result.id, *self._steps(result), result, self._gold.get(result.id))
+
+    def _steps(self, result: LabeledDocument) -> tuple[Sequence[Transition], Run | None]:
+        if self._log is None:
+            return (), None
+        if result.run and result.run not in self._headers:
+            raise UserError(
+                f"{self._results}: the result of {result.id!r} is of run {result.run}, which its log has not; "
+                f"give --log the log of these results"
+            )
+        steps = self._log.steps.of(result.id, result.run, self._outline)
+        return steps, self._headers.get(steps[0].run, self.last) if steps else self.last
 
 
-def read_traces(results: Path, gold: Mapping[str, Gold] = {}, log: Path | None = None) -> list[Trace]:
-    """Read a run: its results, its log where it is there, and the right labels in `gold`.
+def traces(results: Iterable[LabeledDocument], gold: Mapping[str, Gold] = {}) -> list[Trace]:
+    """Return results with their right labels, without a log."""
+    return [Trace(result.id, result=result, gold=gold.get(result.id)) for result in results]
 
-    `log` is by default the one beside the results. Raises UserError for a file with a broken line.
+
+def read_traces(results: Path, gold: Mapping[str, Gold] = {}, log: Path | None = None) -> Traces:
+    """Return a run: its results, its log where it is there, and the right labels in `gold`.
+
+    `log` is by default the one beside the results. Raises UserError for a log with a broken line. A loop over the
+    documents raises it for a broken line of the results, and for a result of a run that the log does not have.
     """
     where = log or log_of(results)
-    logged = read_log(where) if log or where.exists() else Log([], {})
-    return traces(read_records(results, LabeledDocument), gold, logged.steps, logged.runs)
+    return Traces(results, gold, read_log(where) if log or where.exists() else None)
 
 
 def _reason(answer: str) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctd_agent.errors import UserError
-from ctd_agent.graphs.transitions import Run, read_log
+from ctd_agent.graphs.logged import read_log
+from ctd_agent.graphs.transitions import Run
 from ctd_agent.measure.metrics import f1, recall
 from ctd_agent.measure.trace import Trace
 from ctd_agent.schema import MODEL, Gold, SearchResult

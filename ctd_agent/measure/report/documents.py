@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ctd_agent.graphs.transitions import Run
 from ctd_agent.measure.trace import Fate, Trace
 from ctd_agent.schema import FoundLabel
 
@@ -62,25 +63,50 @@ def classes(trace: Trace) -> list[str]:
     return [name for name in CLASSES if name in found]
 
 
-def funnel(traces: Sequence[Trace], catalogue: int | None) -> list[Stage]:
+@dataclass
+class Totals:
+    """What a run's documents add up to."""
+
+    documents: int = 0
+    logged: int = 0
+    retrieved: int = 0
+    shortlisted: int = 0
+    chosen: int = 0
+    fates: Counter[Fate] = field(default_factory=Counter)
+    run: Run | None = None  # the one that began last
+
+    @classmethod
+    def of(cls, traces: Iterable[Trace]) -> "Totals":
+        """Add up documents."""
+        total = cls()
+        for trace in traces:
+            total.documents += 1
+            total.logged += bool(trace.steps)
+            total.retrieved += sum(len(step.added) for step in trace.steps)
+            total.shortlisted += len(trace.result.shortlist) if trace.result else 0
+            total.chosen += len(trace.result.labels) if trace.result else 0
+            total.fates.update(trace.fates().values())
+            if trace.run and (total.run is None or trace.run.started > total.run.started):
+                total.run = trace.run
+        return total
+
+
+def funnel(total: Totals, catalogue: int | None) -> list[Stage]:
     """Return the funnel of a run, from `catalogue` labels (where known) to the chosen ones.
 
     The stage of retrieval is left out where a document has no steps. Shares are of all right labels together.
     """
-    fates = Counter(fate for trace in traces for fate in trace.fates().values())
-    right = fates.total()
+    right = total.fates.total()
 
-    def stage(name: str, sizes: Iterable[int], lost: Sequence[Fate]) -> Stage:
-        share = 1 - sum(fates[fate] for fate in lost) / right if right else None
-        return Stage(name, sum(sizes) / len(traces), share)
+    def stage(name: str, size: int, lost: Sequence[Fate]) -> Stage:
+        share = 1 - sum(total.fates[fate] for fate in lost) / right if right else None
+        return Stage(name, size / total.documents, share)
 
     stages = [Stage("catalogue", catalogue, 1.0 if right else None)] if catalogue else []
-    results = [trace.result for trace in traces if trace.result]
-    if all(trace.steps for trace in traces):
-        sizes = (sum(len(step.added) for step in trace.steps) for trace in traces)
-        stages.append(stage("retrieved", sizes, BEFORE_RETRIEVAL))
-    stages.append(stage("shortlist", (len(result.shortlist) for result in results), BEFORE_SHORTLIST))
-    stages.append(stage("chosen", (len(result.labels) for result in results), LOST))
+    if total.logged == total.documents:
+        stages.append(stage("retrieved", total.retrieved, BEFORE_RETRIEVAL))
+    stages.append(stage("shortlist", total.shortlisted, BEFORE_SHORTLIST))
+    stages.append(stage("chosen", total.chosen, LOST))
     return stages
 
 

@@ -5,7 +5,7 @@ page's script shows them as text only.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -25,12 +25,13 @@ from ctd_agent.measure.report.charts import (
     number,
     table,
 )
-from ctd_agent.measure.report.documents import CLASSES, Names, Stage, classes, details, funnel, title
+from ctd_agent.measure.report.documents import CLASSES, Names, Stage, Totals, classes, details, funnel, title
 from ctd_agent.measure.trace import Trace
 
 
 def page(
-    traces: Sequence[Trace] = (),
+    traces: Iterable[Trace] = (),
+    shown: Iterable[Trace] | None = None,
     *,
     names: Mapping[str, str] = {},
     evaluation: Evaluation | None = None,
@@ -38,25 +39,29 @@ def page(
 ) -> str:
     """Return the page, with a section for each part that is given.
 
-    `names` are the labels' names by id, for labels that the log does not name.
+    `traces` are the documents that count, `shown` those that can be opened, None for the same. `names` are the labels'
+    names by id, for labels that the log does not name.
     """
     known = Names(names)
-    run = max((trace.run for trace in traces if trace.run), key=lambda run: run.started, default=None)
+    total = Totals.of(traces)
+    run = total.run
     catalogue = run.labels if run else characterization.labels if characterization else None
     sections = [
-        *([_funnel(funnel(traces, catalogue))] if traces else []),
+        *([_funnel(funnel(total, catalogue))] if total.documents else []),
         *([_metrics(evaluation)] if evaluation else []),
         *(_characterization(characterization) if characterization else []),
     ]
-    rows = [[trace.document, title(trace), [CLASSES.index(name) for name in classes(trace)]] for trace in traces]
-    opened = [_json(details(trace, known)) for trace in traces]
+    rows, opened = [], []
+    for trace in traces if shown is None else shown:
+        rows.append([trace.document, title(trace), [CLASSES.index(name) for name in classes(trace)]])
+        opened.append(_json(details(trace, known)))
     ours = files("ctd_agent.measure.report")
     return Template(ours.joinpath("report.html").read_text(encoding="utf-8")).substitute(
         style=ours.joinpath("report.css").read_text(encoding="utf-8"),
         script=ours.joinpath("report.js").read_text(encoding="utf-8"),
-        about=_html(_about(traces, run, characterization)),
+        about=_html(_about(total.documents, len(rows), run, characterization)),
         sections="\n".join(map(_html, sections)),
-        explorer="" if traces else "hidden",
+        explorer="" if rows else "hidden",
         index=_json({"rows": rows, "classes": CLASSES, "labels": known.table()}),
         details="\n".join(opened),
     )
@@ -71,14 +76,15 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")
 
 
-def _about(traces: Sequence[Trace], run: Run | None, characterization: Characterization | None) -> Element:
+def _about(documents: int, shown: int, run: Run | None, characterization: Characterization | None) -> Element:
     facts = []
     if run:
         models = run.selector if run.shortlister == run.selector else f"{run.shortlister} and {run.selector}"
         facts += [run.task, f"model {models}", f"{run.labels:,} labels", f"run of {run.started[:10]}"]
     elif characterization:
         facts += [characterization.task, f"model {characterization.selector}", f"{characterization.labels:,} labels"]
-    facts += [f"{len(traces):,} documents"] if traces else []
+    facts += [f"{documents:,} documents"] if documents else []
+    facts += [f"{shown:,} of them below, drawn at random"] if shown < documents else []
     return element("p", " · ".join(facts), class_="about")
 
 

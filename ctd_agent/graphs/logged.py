@@ -1,0 +1,142 @@
+"""Transitions logs read: every document's last whole set of steps, one document at a time."""
+
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, Field, RootModel
+from pydantic_core import from_json
+
+from ctd_agent.graphs.transitions import Goto, Node, Run, Transition
+from ctd_agent.records import Line, read_lines, validated
+from ctd_agent.schema import Failure, Phase, Selection, ShownCandidate, Usage
+
+HEAD = 512  # bytes of a line that tell what step it is, if its ids are short
+ADDED = b',"added":['
+
+
+class Steps(Mapping[str, list[Transition]]):
+    """Every document's last whole set of steps, read from the log where it is asked for.
+
+    Held are the places of its lines: a log may be many times as large as memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last: dict[str, tuple[str, array[int]]] = {}  # by document: the run, and its lines' places
+        self._others: dict[tuple[str, str], array[int]] = {}  # by run and document: those of runs before the last
+
+    def __getitem__(self, document: str) -> list[Transition]:
+        return self._read(self._last[document][1], Transition.model_validate_json)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._last)
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def of(self, document: str, run: str, outline: bool = False) -> list[Transition]:
+        """Return a document's last whole set of steps in a run, or in any for "", [] where there is none.
+
+        An `outline` lacks the exchanges, the text and the searches, which are nearly all of a log.
+        """
+        last, places = self._last.get(document, ("", array("Q")))
+        if run not in ("", last):
+            places = self._others.get((run, document), array("Q"))
+        return self._read(places, _outlined if outline else Transition.model_validate_json)
+
+    def add(self, document: str, run: str, places: "array[int]") -> None:
+        """Note where a whole set of steps lies."""
+        before = self._last.get(document)
+        if before and before[0] != run:
+            self._others[before[0], document] = before[1]
+        self._last[document] = run, places
+
+    def _read(self, places: Iterable[int], parse: Callable[[bytes], Transition]) -> list[Transition]:
+        steps = []
+        with self._path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                line = file.readline()
+                steps.append(validated(f"{self._path}: the line at byte {place}: not a step", parse, line))
+        return steps
+
+
+class Log(NamedTuple):
+    """A log: the headers of its runs, oldest first, and every document's steps."""
+
+    runs: list[Run]
+    steps: Steps
+
+
+def read_log(path: Path) -> Log:
+    """Return a log's runs and steps. Raises UserError for a broken line, naming file and line."""
+    log = Log([], Steps(path))
+    begun: dict[tuple[str, str], array[int]] = {}
+    for line in read_lines(path):
+        record = _head(line)
+        if isinstance(record, Run):
+            log.runs.append(record)
+            continue
+        run, document, step, goto = record
+        places = begun.pop((run, document), array("Q")) if step else array("Q")
+        if step != len(places):  # its beginning is not here
+            continue
+        places.append(line.start)
+        if goto == "finish":
+            log.steps.add(document, run, places)
+        else:
+            begun[run, document] = places
+    return log
+
+
+def _head(line: Line) -> Run | tuple[str, str, int, str]:
+    """Return a line's record: a run's header, or of a step its run, document, number and goto.
+
+    A step is parsed to where these stand, which is its beginning.
+    """
+    with suppress(ValueError):
+        read = from_json(line.data[:HEAD], allow_partial=True)
+        if isinstance(read, dict) and read.get("record") == "transition" and "goto" in read:
+            return sys.intern(str(read["run"])), str(read["document"]), int(read["step"]), str(read["goto"])
+    record = validated(f"{line.place}: not a line of a log", _Line.model_validate_json, line.data).root
+    if isinstance(record, Run):
+        return record
+    return record.run, record.document, record.step, record.goto
+
+
+def _outlined(line: bytes) -> Transition:
+    """Return a step without its exchange, text and searches: they stand before `added`, and are not parsed.
+
+    Within a string of JSON a quotation mark has a backslash, so the last `"added":` is the step's own.
+    """
+    with suppress(ValueError, TypeError):
+        head = from_json(line[:HEAD], allow_partial=True)
+        tail = from_json(b"{" + line[line.rindex(ADDED) + 1 :])
+        left_out: Any = {"model": None, "prompt": None, "exchange": None, "searches": [], "text": None}
+        return Transition.model_construct(**dict(_Outline.model_validate({**head, **tail})), **left_out)
+    return Transition.model_validate_json(line)
+
+
+class _Outline(BaseModel):
+    """The fields of an outline."""
+
+    record: Literal["transition"]
+    run: str
+    document: str
+    step: int
+    phase: Phase
+    node: Node
+    goto: Goto
+    added: list[str]
+    shown: list[ShownCandidate] | None
+    selection: Selection | None
+    usage: Usage
+    failure: Failure | None
+
+
+class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):
+    """Either kind of line."""
