@@ -2,10 +2,11 @@
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, overload
 
 from pydantic import BaseModel, Field, RootModel
 from pydantic_core import from_json
@@ -14,6 +15,7 @@ from ctd_agent.graphs.transitions import Goto, Node, Run, Transition
 from ctd_agent.records import Line, read_lines, validated
 from ctd_agent.schema import Failure, Phase, Selection, ShownCandidate, Usage
 
+RECENT = 16  # documents whose steps are held
 HEAD = 512  # bytes of a line that tell what step it is, if its ids are short
 ADDED = b',"added":['
 
@@ -28,6 +30,7 @@ class Steps(Mapping[str, list[Transition]]):
         self._path = path
         self._last: dict[str, tuple[str, array[int]]] = {}  # by document: the run, and its lines' places
         self._others: dict[tuple[str, str], array[int]] = {}  # by run and document: those of runs before the last
+        self._recent = lru_cache(RECENT)(self.__getitem__)
 
     def __getitem__(self, document: str) -> list[Transition]:
         return self._read(self._last[document][1], Transition.model_validate_json)
@@ -48,6 +51,10 @@ class Steps(Mapping[str, list[Transition]]):
             places = self._others.get((run, document), array("Q"))
         return self._read(places, _outlined if outline else Transition.model_validate_json)
 
+    def lazily(self, document: str) -> Sequence[Transition]:
+        """Return a document's steps such that they are read when they are looked at, and held for a while only."""
+        return _LazySteps(self._recent, document)
+
     def add(self, document: str, run: str, places: "array[int]") -> None:
         """Note where a whole set of steps lies."""
         before = self._last.get(document)
@@ -63,6 +70,25 @@ class Steps(Mapping[str, list[Transition]]):
                 line = file.readline()
                 steps.append(validated(f"{self._path}: the line at byte {place}: not a step", parse, line))
         return steps
+
+
+class _LazySteps(Sequence[Transition]):
+    __slots__ = ("_document", "_read")
+
+    def __init__(self, read: Callable[[str], list[Transition]], document: str) -> None:
+        self._read, self._document = read, document
+
+    @overload
+    def __getitem__(self, place: int) -> Transition: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Transition]: ...
+
+    def __getitem__(self, place: int | slice) -> Transition | list[Transition]:
+        return self._read(self._document)[place]
+
+    def __len__(self) -> int:
+        return len(self._read(self._document))
 
 
 class Log(NamedTuple):

@@ -42,11 +42,15 @@ class Lesson:
     """
 
     document: str
-    text: str
     right: Gold
     shortlist: Trace | None
     select: Trace | None
     standard: Trace | None
+
+    @property
+    def text(self) -> str:
+        """The part of the document that was read."""
+        return next(trace.text for trace in (self.shortlist, self.select, self.standard) if trace)
 
 
 @dataclass
@@ -60,7 +64,7 @@ class Count:
 
 
 def read_runs(logs: Sequence[Path]) -> tuple[list[Run], dict[str, list[Trace]]]:
-    """Return the logs' runs, and by document its whole traces, at most one a log.
+    """Return the logs' runs, and by document its whole traces, at most one a log, whose steps are not held.
 
     Raises UserError for a log that cannot be read, holds no run, or does not say what the selector was shown, and
     where two runs differ in a field that the runs of one corpus must share: catalogue, task, prompts' versions.
@@ -77,7 +81,8 @@ def read_runs(logs: Sequence[Path]) -> tuple[list[Run], dict[str, list[Trace]]]:
         for run in read.runs:
             _check_alike(log, run, (runs or [run])[0])
             runs.append(run)
-        for document, steps in read.steps.items():
+        for document in read.steps:
+            steps = read.steps.lazily(document)
             trace = Trace(document, steps, headers.get(steps[0].run))
             if trace.run and trace.text and trace.searches:
                 _check_shown(log, trace)
@@ -103,7 +108,7 @@ def learn(
             continue
         passed = {name: _best(name, samples, right, gates, count) for name in CORPORA}
         if any(passed.values()):
-            lessons.append(Lesson(document, samples[0].text, right, **passed))
+            lessons.append(Lesson(document, right, **passed))
     return lessons, count
 
 

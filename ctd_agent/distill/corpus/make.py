@@ -6,13 +6,13 @@ FOLDER/encoder/{train,dev}.jsonl                        Judgement records, for e
 """
 
 import json
-import os
 import random
 import shutil
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -24,14 +24,14 @@ from ctd_agent.distill.corpus.card import Card, Counts, readme
 from ctd_agent.distill.corpus.conversations import Conversation, Judgement, conversations, judgement
 from ctd_agent.distill.corpus.formats import FORMATS, Row, table
 from ctd_agent.distill.corpus.lessons import CORPORA, Count, Gates, Lesson, learn, read_runs, reasoning
+from ctd_agent.distill.corpus.repetitions import without_repetitions
 from ctd_agent.errors import UserError
-from ctd_agent.records import write_text
+from ctd_agent.records import put_in_place, write_text
 from ctd_agent.schema import Gold
 from ctd_agent.tools.embedding import minilm_tokenizer
 
 Split = Literal["train", "dev"]
-NEARLY = 0.9  # of the words of two texts: Jaccard similarity from which one repeats the other
-PERMUTATIONS = 128  # of MinHash
+SPLITS: tuple[Split, ...] = ("train", "dev")
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,44 @@ class Recipe:
     licence: str = "unknown"
 
 
+class _Part(Iterable[Conversation]):
+    """One split of one corpus: conversations made anew by each loop over them, without those that were dropped."""
+
+    def __init__(self, lessons: Sequence[Lesson], make: Callable[[Lesson], Iterator[Conversation]]) -> None:
+        self._lessons, self._make = lessons, make
+        self.lengths = array("l", (tokens(made) for lesson in lessons for made in make(lesson)))
+        self._dropped = bytearray(len(self.lengths))
+
+    def drop(self, places: Iterable[int]) -> int:
+        """Drop conversations, each once, by place. Return how many."""
+        dropped = list(places)
+        for place in dropped:
+            self._dropped[place] = 1
+        return len(dropped)
+
+    @property
+    def left(self) -> list[int]:
+        """The places of those that are left."""
+        return [place for place, dropped in enumerate(self._dropped) if not dropped]
+
+    def __iter__(self) -> Iterator[Conversation]:
+        all_made = (made for lesson in self._lessons for made in self._make(lesson))
+        return (made for made, dropped in zip(all_made, self._dropped, strict=True) if not dropped)
+
+
 @dataclass(frozen=True)
 class _Draft:
-    """A corpus that is not written yet: conversations by corpus and split, and the numbers dropped."""
+    """A corpus that is not written yet: its lessons by split, its parts by corpus and split, the numbers dropped."""
 
-    conversations: dict[str, dict[Split, list[Conversation]]]
-    judgements: dict[Split, list[Judgement]]
+    lessons: dict[Split, Sequence[Lesson]]
+    parts: dict[str, dict[Split, _Part]]
+    credit: bool
     too_long: Counter[str]
     over_budget: Counter[str]
+
+    def judgements(self, split: Split) -> Iterator[Judgement]:
+        """Yield the encoders' examples of a split."""
+        return (judgement(lesson, self.credit) for lesson in self.lessons[split])
 
 
 def make_corpus(
@@ -86,7 +116,7 @@ def make_corpus(
     if not lessons:
         raise UserError(_nothing(count, recipe, gold is not None))
     manner = _manner(lessons, recipe)
-    fresh, repeated, nearly = _without_repetitions(lessons, recipe.seed)
+    fresh, repeated, nearly = without_repetitions(lessons, recipe.seed)
     draft = _drafted(fresh, manner, recipe)
     card = Card(
         version=version("ctd-agent"),
@@ -109,7 +139,7 @@ def make_corpus(
         without_right_labels=count.without,
         repeated=repeated,
         nearly_repeated=nearly,
-        coverage=len(_taught(draft.judgements["train"])) / runs[0].labels,
+        coverage=len(_taught(draft.judgements("train"))) / runs[0].labels,
         corpora={name: _counts(name, draft, count) for name in CORPORA},
     )
     _write(out, card, draft, recipe)
@@ -154,55 +184,24 @@ def _manner(lessons: Sequence[Lesson], recipe: Recipe) -> Manner:
     )
 
 
-def _without_repetitions(lessons: Sequence[Lesson], seed: int) -> tuple[list[Lesson], int, int]:
-    """Return the lessons in an order shuffled by seed, without those whose text repeats another's, or nearly.
-
-    Nearly means a Jaccard similarity of their words of 0.9. MinHash finds the pairs to compare (Broder 1997).
-    """
-    from datasketch import MinHash, MinHashLSH
-
-    near, seen = MinHashLSH(threshold=NEARLY, num_perm=PERMUTATIONS), dict[tuple[str, ...], set[str]]()
-    fresh: list[Lesson] = []
-    repeated = nearly = 0
-    order = sorted(lessons, key=lambda lesson: lesson.document)
-    random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
-    for lesson in order:
-        words = tuple(lesson.text.casefold().split())
-        if words in seen:
-            repeated += 1
-            continue
-        seen[words] = mine = set(words)
-        (sketch,) = MinHash.bulk([[word.encode() for word in mine]], num_perm=PERMUTATIONS)
-        if any(len(mine & seen[other]) >= NEARLY * len(mine | seen[other]) for other in near.query(sketch)):
-            nearly += 1
-            continue
-        near.insert(words, sketch)
-        fresh.append(lesson)
-    return fresh, repeated, nearly
-
-
 def _drafted(lessons: Sequence[Lesson], manner: Manner, recipe: Recipe) -> _Draft:
-    held_out = round(recipe.dev * len(lessons))
+    held_out, credit = round(recipe.dev * len(lessons)), recipe.gates.credit
     # Training first: of a dataset's splits the first says which types its columns have.
     splits: dict[Split, Sequence[Lesson]] = {"train": lessons[held_out:], "dev": lessons[:held_out]}
-    credit = recipe.gates.credit
-    draft = _Draft(
-        conversations={
-            name: {
-                split: [made for lesson in part for made in conversations(lesson, name, manner, credit)]
-                for split, part in splits.items()
-            }
-            for name in CORPORA
-        },
-        judgements={split: [judgement(lesson, credit) for lesson in part] for split, part in splits.items()},
-        too_long=Counter(),
-        over_budget=Counter(),
-    )
-    for name, parts in draft.conversations.items():
-        for split, made in parts.items():
-            kept = [c for c in made if recipe.max_tokens is None or tokens(c) <= recipe.max_tokens]
-            draft.too_long[name] += len(made) - len(kept)
-            parts[split] = kept
+    parts = {
+        name: {
+            split: _Part(part, partial(conversations, corpus=name, manner=manner, credit=credit))
+            for split, part in splits.items()
+        }
+        for name in CORPORA
+    }
+    draft = _Draft(splits, parts, credit, too_long=Counter(), over_budget=Counter())
+    if recipe.max_tokens is not None:
+        for name, of_split in parts.items():
+            for part in of_split.values():
+                draft.too_long[name] += part.drop(
+                    n for n, length in enumerate(part.lengths) if length > recipe.max_tokens
+                )
     if recipe.equal_tokens:
         _equalise(draft, recipe.seed)
     return draft
@@ -210,18 +209,16 @@ def _drafted(lessons: Sequence[Lesson], manner: Manner, recipe: Recipe) -> _Draf
 
 def _equalise(draft: _Draft, seed: int) -> None:
     """Drop training conversations of the larger side: both phases together against the standard corpus."""
-    train = {name: parts["train"] for name, parts in draft.conversations.items()}
-    phases = [(name, conversation) for name in ("shortlist", "select") for conversation in train[name]]
+    train = {name: parts["train"] for name, parts in draft.parts.items()}
+    phases = [(name, place) for name in ("shortlist", "select") for place in train[name].left]
     random.Random(seed).shuffle(phases)  # noqa: S311 - an order, no secret
-    sides = [phases, [("standard", conversation) for conversation in train["standard"]]]
-    budget = min(sum(tokens(conversation) for _, conversation in side) for side in sides)
+    sides = [phases, [("standard", place) for place in train["standard"].left]]
+    budget = min(sum(train[name].lengths[place] for name, place in side) for side in sides)
     for side in sides:
-        spent = accumulate(tokens(conversation) for _, conversation in side)
-        kept = {id(made) for (_, made), so_far in zip(side, spent, strict=True) if so_far <= budget}
-        for name in {name for name, _ in side}:
-            before = len(train[name])
-            train[name][:] = [made for made in train[name] if id(made) in kept]
-            draft.over_budget[name] = before - len(train[name])
+        spent = accumulate(train[name].lengths[place] for name, place in side)
+        over = [made for made, so_far in zip(side, spent, strict=True) if so_far > budget]
+        for part in {name for name, _ in side}:
+            draft.over_budget[part] = train[part].drop(place for name, place in over if name == part)
 
 
 @cache
@@ -239,22 +236,25 @@ def tokens(conversation: Conversation) -> int:
 
 
 def _counts(name: str, draft: _Draft, count: Count) -> Counts:
-    parts = draft.conversations[name]
+    train, dev = (draft.parts[name][split] for split in SPLITS)
     return Counts(
         kept=count.kept[name],
         dropped=dict(count.dropped[name]),
         too_long=draft.too_long[name],
         over_budget=draft.over_budget[name],
-        train=len(parts["train"]),
-        dev=len(parts["dev"]),
-        tokens=sum(map(tokens, parts["train"])),
+        train=len(train.left),
+        dev=len(dev.left),
+        tokens=sum(train.lengths[place] for place in train.left),
     )
 
 
-def _taught(judgements: Sequence[Judgement]) -> set[str]:
+def _taught(judgements: Iterable[Judgement]) -> set[str]:
     """Return the labels that a phase learns to find or to choose."""
-    near = [label for judged in judgements if judged.shortlist for label in judged.shortlist.near]
-    return {*near, *(pair.label for judged in judgements for pair in judged.select or () if pair.target)}
+    taught: set[str] = set()
+    for judged in judgements:
+        taught.update(judged.shortlist.near if judged.shortlist else ())
+        taught.update(pair.label for pair in judged.select or () if pair.target)
+    return taught
 
 
 def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
@@ -263,15 +263,17 @@ def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
     try:
         shutil.rmtree(beside, ignore_errors=True)
         files = [
-            _write_rows(beside, f"{name}/{split}", list(map(trainer.row, made)), recipe.parquet)
-            for name, parts in draft.conversations.items()
-            for split, made in parts.items()
-            if made
+            _write_rows(beside, f"{name}/{split}", map(trainer.row, part), recipe.parquet)
+            for name, parts in draft.parts.items()
+            for split, part in parts.items()
+            if part.left
         ]
         judged = [
-            _write_rows(beside, f"encoder/{split}", [judged.model_dump() for judged in judgements], recipe.parquet)
-            for split, judgements in draft.judgements.items()
-            if judgements
+            _write_rows(
+                beside, f"encoder/{split}", (judged.model_dump() for judged in draft.judgements(split)), recipe.parquet
+            )
+            for split, lessons in draft.lessons.items()
+            if lessons
         ]
         for name, content in trainer.files.items():
             write_text(beside / name, json.dumps(content(files), indent=1))
@@ -279,21 +281,22 @@ def _write(out: Path, card: Card, draft: _Draft, recipe: Recipe) -> None:
         write_text(beside / "card.json", card.model_dump_json(indent=1) + "\n")
         if out.exists():
             out.rmdir()
-        os.replace(beside, out)
+        put_in_place(beside, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _write_rows(folder: Path, name: str, rows: Sequence[Row], parquet: bool) -> str:
-    """Write rows as JSONL or Parquet. Return the file's path in the folder."""
+def _write_rows(folder: Path, name: str, rows: Iterable[Row], parquet: bool) -> str:
+    """Write rows as JSONL, one by one, or as Parquet, all at once. Return the file's path in the folder."""
     path = folder / f"{name}.{'parquet' if parquet else 'jsonl'}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if parquet:
         import pyarrow.parquet as pq
 
-        pq.write_table(table(rows), path)
+        pq.write_table(table([*rows]), path)
     else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return str(path.relative_to(folder))
