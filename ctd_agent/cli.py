@@ -16,6 +16,7 @@ from ctd_agent.commands.label import label
 from ctd_agent.commands.models import models
 from ctd_agent.commands.report import report
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.process import heed_signals, mend_streams
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,9 +40,11 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line and end the process."""
+    """Run the command line and end the process. After SIGTERM the exit code is 143."""
+    mend_streams()
+    came = heed_signals()
     if code := run():
-        os._exit(code)  # at once: documents still under way are given up
+        os._exit(128 + came[0] if came else code)  # at once: documents still under way are given up
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

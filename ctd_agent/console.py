@@ -116,15 +116,19 @@ def report(
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block is done."""
+    """Put Ctrl-C and SIGTERM off until the block is done."""
     asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    before = {
+        number: signal.signal(number, lambda number, _: asked.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, heed in before.items():
+            signal.signal(number, heed)
     if asked:
-        raise KeyboardInterrupt
+        signal.raise_signal(asked[0])
 
 
 def _cost(documents: int, usage: Usage, seconds: float) -> str:

@@ -135,15 +135,18 @@ def test_killed_at_fifty_random_moments_and_run_again_each_time_a_run_ends_compl
     assert not any(result.failure for result in results())
 
 
-def test_ctrl_c_ends_at_once_and_says_what_is_done_and_how_to_go_on(told: Told, server: Server):
+@pytest.mark.parametrize(("how", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_ctrl_c_ends_at_once_and_says_what_is_done_and_how_to_go_on_and_so_does_sigterm(
+    told: Told, server: Server, how: signal.Signals, expected: int
+):
     ids = write_documents(16)
     Path("documents.jsonl").write_text(Path("documents.jsonl").read_text().replace("Serve and volley, set 000", " "))
     server.stalls_on = "set 01"  # on those from doc-10: the engine works on them when Ctrl-C comes
     process = start(label(server.spec, "--concurrency", "8"))
     wait_for(lambda: whole_lines("out.jsonl").count(b"\n") >= 5)
     pressed = time.monotonic()
-    code, said = end(process, signal.SIGINT)
-    assert code == 130
+    code, said = end(process, how)
+    assert code == expected
     assert time.monotonic() - pressed < 5, "what is under way is not waited for"
     done = len(results())
     assert any(line.startswith(f"{done} of 16 documents are done; {done} now, in ") for line in said), said
@@ -174,6 +177,57 @@ def test_a_second_ctrl_c_just_ends(told: Told, server: Server):
     server.reset()
     assert told(label(server.spec))[0] == 0
     assert_complete(ids)
+
+
+def test_the_first_process_of_a_container_heeds_sigterm(server: Server):
+    """The system gives it no default: what it does not heed itself does nothing."""
+    alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a namespace of processes")
+    write_documents(8)
+    server.stalls_on = "set 007"
+    command = [*alone, COMMAND, *label(server.spec, "--concurrency", "1")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: whole_lines("out.jsonl").count(b"\n") >= 5)
+        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        code, said = end(process)
+    assert code == 143
+    assert said[-4:] == [
+        "the same command goes on from here",
+        "results: out.jsonl",
+        f"transitions log: {LOG}",
+        "interrupted",
+    ]
+
+
+# Nobody listens
+
+
+def test_a_closed_stderr_ends_no_run_and_no_file_takes_its_place(server: Server):
+    ids = write_documents(4)
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", COMMAND, *label(server.spec)])
+    assert done.returncode == 0
+    assert_complete(ids)
+
+
+def test_a_stderr_whose_reader_has_gone_ends_no_run(server: Server):
+    write_documents(4)
+    Path("documents.jsonl").write_text(Path("documents.jsonl").read_text().replace("Serve and volley, set 000", " "))
+    server.delay = 0.05
+    with subprocess.Popen([COMMAND, *label(server.spec)], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 1  # for the empty one, which is told in vain
+    assert [bool(result.failure) for result in results()] == [True, False, False, False]
+
+
+def test_results_for_a_closed_stdout_are_an_error_and_not_lost_in_silence(server: Server):
+    write_documents(1)
+    command = ["label", "documents.jsonl", "--index", "index", "--model", server.spec]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", COMMAND, *command], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: [Errno 9] Bad file descriptor"
 
 
 # The engine dies, or fails now and then

@@ -82,7 +82,7 @@ def label(
 ) -> None:  # long by its options: their list is the command's documentation
     """Label documents: the model shortlists candidates from the catalogue, then chooses.
 
-    The exit code is 1 if any document has failed, 2 if what was given is wrong, 130 after Ctrl-C.
+    The exit code is 1 if any document has failed, 2 if what was given is wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
     from ctd_agent.agents.prompts import DEFAULT_TASK
     from ctd_agent.agents.sampling import Sampling

@@ -1,6 +1,5 @@
 """The end of a labelling command: its files named, its failures counted, its exit code."""
 
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,7 +97,6 @@ def _places(out: "Output | None", log: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends at once
         if out:
             note("the same command goes on from here")
         raise

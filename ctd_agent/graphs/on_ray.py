@@ -7,8 +7,10 @@ block and label a whole block again, while here a document that has its line is 
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -92,7 +94,10 @@ def _connected(ray: Any) -> Iterator[None]:
     _check_address(os.environ.get("RAY_ADDRESS", ""))
     try:
         # No secret goes into a runtime_env: Ray writes it to its logs as it is.
+        heed = signal.getsignal(signal.SIGTERM)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, heed)  # Ray has taken it
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray: {one_line(error)}") from error
     try:
