@@ -20,6 +20,9 @@ from ctd_agent.schema import Failure, LabeledDocument, Usage
 
 QUIET = 10.0  # seconds between progress lines where stderr is no terminal
 
+# What commands a terminal or turns the text around it: control characters, overrides of direction.
+_COMMANDS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+
 
 class Show(Protocol):
     """Shows progress."""
@@ -30,7 +33,21 @@ class Show(Protocol):
 
 def plain(text: str) -> Text:
     """Return a text that is shown as it is: no markup, and no control character reaches the terminal."""
-    return Text(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "�", text))
+    return Text(re.sub(f"[{_COMMANDS}]", "�", text))
+
+
+def inline(text: str) -> str:
+    r"""Return a text on one line, with line breaks and control characters escaped.
+
+    >>> print(inline("a\nb"))
+    a\nb
+    """
+    return re.sub(f"[\n\t{_COMMANDS}]", lambda found: ascii(found.group())[1:-1], text)
+
+
+def say_json(line: str) -> None:
+    """Write a line of JSON on stdout. It is the same value, with every control character escaped."""
+    sys.stdout.write(re.sub(f"[{_COMMANDS}]", lambda found: f"\\u{ord(found.group()):04x}", line) + "\n")
 
 
 def note(message: str) -> None:
@@ -107,7 +124,7 @@ def report(
                     all_failed.update([result.failure.kind] if result.failure else [])
                 if result.failure is not None and result.failure.kind not in told:
                     told.add(result.failure.kind)
-                    note(f"{result.id}: {failure_text(result.failure)}")
+                    note(f"{inline(result.id)}: {failure_text(result.failure)}")
     finally:
         note(f"{now} of {total} documents are done" + _cost(now - done, usage, monotonic() - started))
         tell_failed(all_failed, now)
@@ -152,7 +169,7 @@ def tell_failed(failed: Mapping[str, int], done: int) -> None:
 
 def print_json(result: LabeledDocument) -> None:
     """Print a result as one JSON line."""
-    sys.stdout.write(result.model_dump_json() + "\n")
+    say_json(result.model_dump_json())
     sys.stdout.flush()
 
 
@@ -170,7 +187,14 @@ def show_table(table: Table) -> None:
 def result_table(result: LabeledDocument) -> Table:
     """Return a labelled document as a table: a row a label, what went wrong below it."""
     table = Table(
-        "#", "label", "id", "score", "reason", title=plain(result.id), title_justify="left", caption_justify="left"
+        "#",
+        "label",
+        "id",
+        "score",
+        "reason",
+        title=plain(inline(result.id)),
+        title_justify="left",
+        caption_justify="left",
     )
     for chosen in result.labels:
         row = (str(chosen.rank), chosen.name, chosen.id, f"{chosen.score:.2f}", chosen.reason)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Server
+from server import Server, completion
 
+import ctd_agent
 from ctd_agent.agents.engines import ENGINES, weights
 from ctd_agent.cli import run
 from ctd_agent.schema import LabeledDocument
@@ -169,6 +170,41 @@ def test_a_terminal_gets_a_table_without_control_characters_or_lines_with_json(t
     assert "Tennis [bold] �[31mred" in shown
     shown = on_a_terminal("search", "my-index", "tennis", "--json")
     assert json.loads(shown)["name"] == "Tennis [bold] \x1b[31mred"
+
+
+HOSTILE = "Tennis\x9b2J \u202eevil\x7f\nerror: all is lost"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
+def test_ids_names_and_reasons_never_command_a_terminal(server: Server, options: list[str]):
+    Path("labels.jsonl").write_text(json.dumps({"id": HOSTILE, "name": HOSTILE}) + "\n")
+    documents = [{"id": HOSTILE, "text": "Serve and volley"}, {"id": f"{HOSTILE} too", "text": ""}]
+    Path("documents.jsonl").write_text("".join(json.dumps(document) + "\n" for document in documents))
+    answer = {"reasoning": HOSTILE, "labels": [{"number": 1, "score": 0.9, "reason": HOSTILE}]}
+    server.otherwise = lambda _: completion(json.dumps(answer))
+    label = ["label", "documents.jsonl", "--labels", "labels.jsonl", "--embedder", "static", "--turns", "0"]
+    shown = on_a_terminal(*label, "--model", server.spec, *options)
+    assert "Tennis" in shown
+    assert not set("\x9b\x7f\u202e") & set(shown)
+    assert not [line for line in shown.splitlines() if line.startswith("error")]
+    assert f"{shown_inline(HOSTILE)} too: search failed (empty_document)" in " ".join(shown.split("\r\n"))
+
+
+def shown_inline(text: str) -> str:
+    return text.encode("unicode_escape").decode()
+
+
+def test_json_with_such_names_is_the_same_value_also_in_a_pipe(told: Told):
+    Path("labels.jsonl").write_text(json.dumps({"id": "t", "name": HOSTILE}) + "\n")
+    assert told("index", "labels.jsonl", "--out", "my-index", "--embedder", "static")[0] == 0
+    _, out, _ = told("search", "my-index", "tennis", "--json")
+    assert json.loads(out)["name"] == HOSTILE
+    assert not set("\x9b\x7f\u202e") & set(out)
+
+
+def test_no_command_writes_json_past_the_console():
+    for path in (Path(ctd_agent.__file__).parent / "commands").glob("*.py"):
+        assert "stdout.write" not in path.read_text(encoding="utf-8"), path
 
 
 def test_label_shows_a_table_a_document_on_a_terminal_each_in_the_bars_place(server: Server):

@@ -146,7 +146,7 @@ def test_an_endpoint_embeds_in_requests_of_bounded_size(endpoint):
 
 
 def test_an_endpoint_is_sent_the_key_of_the_environment(endpoint, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("CTD_AGENT_API_KEY", "sk-test")
 
     OpenAIEmbedder(f"tiny@{endpoint.url}").embed(["a"])
 

@@ -273,7 +273,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     pytest.importorskip("ray", reason="RAY IS NOT INSTALLED: pip install 'ctd-agent[ray]' to test the cluster")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    monkeypatch.setenv("CTD_AGENT_API_KEY", SECRET)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     try:

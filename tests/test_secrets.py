@@ -21,7 +21,11 @@ from ctd_agent.graphs.transitions import Transition, new_run
 pytest_plugins = ["servers"]
 
 COMMAND = Path(sys.executable).with_name("ctd-agent")
-SECRETS = {"OPENAI_API_KEY": "sk-secret-0123456789", "QDRANT_API_KEY": "qd-secret-0123456789"}
+SECRETS = {
+    "OPENAI_API_KEY": "sk-secret-0123456789",
+    "CTD_AGENT_API_KEY": "ctd-secret-0123456789",
+    "QDRANT_API_KEY": "qd-secret-0123456789",
+}
 PASSWORD = "pa55word"  # noqa: S105
 Told = Callable[..., tuple[int, str]]
 BASIC = base64.b64encode(f"user:{PASSWORD}".encode()).decode()

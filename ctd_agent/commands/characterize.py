@@ -59,7 +59,7 @@ def characterize(
     """
     from ctd_agent.agents.engines import load_phases
     from ctd_agent.agents.prompts import DEFAULT_TASK
-    from ctd_agent.console import note, progress
+    from ctd_agent.console import note, progress, say_json
     from ctd_agent.files import read_documents, read_gold
     from ctd_agent.graphs.job import Job
     from ctd_agent.graphs.replay import Memory
@@ -106,7 +106,7 @@ def characterize(
     write_text(out / "characterization.json", outcome.model_dump_json(indent=1))
     note(f"{out / 'characterization.json'}: the figures; `ctd-agent report` shows them")
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write(outcome.model_dump_json() + "\n")
+        say_json(outcome.model_dump_json())
     else:
         _show(outcome)
 

@@ -50,6 +50,7 @@ def corpus(
 
     A run teaches a phase that it did well, whatever became of the other.
     """
+    from ctd_agent.console import say_json
     from ctd_agent.distill.corpus.lessons import Gates
     from ctd_agent.distill.corpus.make import Recipe, make_corpus
     from ctd_agent.files import read_gold
@@ -68,7 +69,7 @@ def corpus(
     )
     card = make_corpus(logs, read_gold(gold) if gold else None, recipe, out)
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write(card.model_dump_json() + "\n")
+        say_json(card.model_dump_json())
     else:
         _show(card, out)
 
@@ -128,11 +129,11 @@ app.command(
 
 def _tell(made: "Mapping[Path, Student]", as_json: bool) -> None:
     """Name the students that were trained, and the option of `label` that takes each."""
-    from ctd_agent.console import say
+    from ctd_agent.console import say, say_json
 
     if as_json or not sys.stdout.isatty():
         for folder, student in made.items():
-            sys.stdout.write(json.dumps({"folder": str(folder), "student": student.model_dump()}) + "\n")
+            say_json(json.dumps({"folder": str(folder), "student": student.model_dump()}))
         return
     for folder, student in made.items():
         for option, spec in student.specs(folder).items():

@@ -116,6 +116,7 @@ def _models(made: "Mapping[Path, Student]") -> dict[str, str]:
 
 
 def _summary(out: Path, both_runs: "Sequence[Path]", test: str, seed: int, as_json: bool) -> None:
+    from ctd_agent.console import say_json
     from ctd_agent.files import read_gold
     from ctd_agent.measure.evaluate import compare, evaluate
     from ctd_agent.records import write_text
@@ -124,9 +125,11 @@ def _summary(out: Path, both_runs: "Sequence[Path]", test: str, seed: int, as_js
     teacher, student = (read_run(run, right) for run in both_runs)
     found = [evaluate(run, right, seed=seed) for run in (teacher, student)]
     both = found[1].model_copy(update={"compared": compare(student, teacher, seed=seed)})
-    write_text(out / "summary.json", "".join(scores.model_dump_json() + "\n" for scores in (found[0], both)))
+    lines = [scores.model_dump_json() for scores in (found[0], both)]
+    write_text(out / "summary.json", "".join(f"{line}\n" for line in lines))
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write((out / "summary.json").read_text(encoding="utf-8"))
+        for line in lines:
+            say_json(line)
     else:
         _show(found[0], both)
 

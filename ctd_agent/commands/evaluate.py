@@ -33,7 +33,7 @@ def evaluate(
 
     A run that is still going on can be scored. The ranking needs the run's log: without one it ends with the shortlist.
     """
-    from ctd_agent.console import note
+    from ctd_agent.console import note, say_json
     from ctd_agent.files import read_gold
     from ctd_agent.measure import evaluate as scores
     from ctd_agent.records import write_text
@@ -55,7 +55,7 @@ def evaluate(
     if out:
         write_text(out, evaluation.model_dump_json(indent=1) + "\n")
     if as_json or not sys.stdout.isatty():
-        sys.stdout.write(evaluation.model_dump_json() + "\n")
+        say_json(evaluation.model_dump_json())
     else:
         _show(evaluation, compare)
 

@@ -91,7 +91,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search an index as the model does."""
-    from ctd_agent.console import show_table
+    from ctd_agent.console import say_json, show_table
     from ctd_agent.tools.label_index import LabelIndex
     from ctd_agent.tools.label_search import found_labels
 
@@ -100,7 +100,7 @@ def search(
         show_table(_table(hits))
         return
     for found in found_labels(hits):
-        sys.stdout.write(found.model_dump_json() + "\n")
+        say_json(found.model_dump_json())
 
 
 def _table(hits: "Sequence[Hit]") -> "Table":

@@ -65,10 +65,10 @@ def _sum_up(reports: "Iterable[ShardReport]", total: int, output: Path) -> None:
 
 def _tell(report: "ShardReport", failed: Counter[str], faults: int) -> None:
     """Tell the first failure of each kind, and the error of a shard that could not be labelled."""
-    from ctd_agent.console import failure_text, note
+    from ctd_agent.console import failure_text, inline, note
 
     for kind, (document, failure) in report.first.items():
         if kind not in failed:
-            note(f"{report.shard}: {document}: {failure_text(failure)}")
+            note(f"{report.shard}: {inline(document)}: {failure_text(failure)}")
     if report.error is not None and faults < SHOWN:
         note(f"{report.shard}: {report.error}")

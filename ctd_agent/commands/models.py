@@ -19,6 +19,7 @@ def models(
     """List the models there are. Say what `local` is, and how to get it."""
     from ctd_agent.agents.engines import ENGINES
     from ctd_agent.agents.engines.weights import fetch, status
+    from ctd_agent.console import say_json
 
     if pull:
         fetch()
@@ -27,7 +28,7 @@ def models(
     if sys.stdout.isatty() and not as_json:
         _show(specs, local)
     else:
-        sys.stdout.write(json.dumps({"local": local._asdict(), "specs": specs}, default=str) + "\n")
+        say_json(json.dumps({"local": local._asdict(), "specs": specs}, default=str))
 
 
 def _show(specs: dict[str, str], local: "Status") -> None:

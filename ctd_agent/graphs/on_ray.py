@@ -22,7 +22,7 @@ from ctd_agent.graphs.faults import unforeseen
 from ctd_agent.graphs.job import Job
 from ctd_agent.graphs.shards import ShardReport, label_shard
 
-KEYS = ("OPENAI_API_KEY", "QDRANT_API_KEY")
+KEYS = ("OPENAI_API_KEY", "CTD_AGENT_API_KEY", "QDRANT_API_KEY")
 
 
 class Actor:

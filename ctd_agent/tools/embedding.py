@@ -179,22 +179,24 @@ class SentenceTransformersEmbedder:
 
 
 class OpenAIEmbedder:
-    """Any OpenAI-compatible embeddings endpoint. Its key is in OPENAI_API_KEY."""
+    """Any OpenAI-compatible embeddings endpoint. `endpoint.key_for` says which key goes there."""
 
     weight = 1.0
 
     def __init__(self, name: str) -> None:
         from openai import OpenAI
 
+        from ctd_agent.endpoint import KEY, EndpointClient, key_for
+
         model, _, url = name.partition("@")
         if "@" in urlsplit(url).netloc:
-            raise UserError(f"openai:{name}: no password in this URL, the index would keep it; use OPENAI_API_KEY")
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key and not url:
+            raise UserError(f"openai:{name}: no password in this URL, the index would keep it; use {KEY}")
+        if not url and not os.environ.get("OPENAI_API_KEY"):
             raise UserError(
                 f"openai:{model}: set OPENAI_API_KEY, or name an endpoint: openai:{model}@http://HOST:PORT/v1"
             )
-        self._client = OpenAI(base_url=url or None, api_key=key or "none", timeout=TIMEOUT)
+        http = EndpointClient(TIMEOUT)
+        self._client = OpenAI(base_url=url or None, api_key=key_for(url or None), timeout=TIMEOUT, http_client=http)
         self._model = model
         self.spec = f"openai:{name}"
         self.size = self._request(["size"]).shape[1]
@@ -211,11 +213,13 @@ class OpenAIEmbedder:
     def _request(self, texts: list[str]) -> Vectors:
         from openai import OpenAIError
 
+        from ctd_agent.endpoint import key_advice
+
         try:
             response = self._client.embeddings.create(model=self._model, input=texts, encoding_format="float")
             vectors = np.array([item.embedding for item in response.data], dtype=np.float32)
         except (OpenAIError, AttributeError, TypeError, ValueError) as error:  # the latter: not an embeddings answer
-            raise CtdError(f"{self.spec}: {error}") from error
+            raise CtdError(f"{self.spec}: {error}{key_advice(error)}") from error
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise CtdError(f"{self.spec}: answered {len(texts)} texts with vectors of shape {vectors.shape}")
         return _unit(vectors)

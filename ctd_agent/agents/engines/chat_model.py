@@ -17,6 +17,7 @@ from langchain_core.runnables import Runnable
 from ctd_agent.agents.engines.retry import Patience, causes
 from ctd_agent.agents.engines.student import read_student
 from ctd_agent.agents.manner import Manner
+from ctd_agent.endpoint import key_advice
 from ctd_agent.errors import CtdError
 from ctd_agent.schema import Exchange, Reply, Usage
 
@@ -71,7 +72,7 @@ class ChatModel:
                 message = self.patience.call(partial(bound.invoke, convert_to_messages(prompt)))
                 reply = _reply(message, perf_counter() - started)
             except Exception as error:  # every engine and client has its own
-                raise EngineError(f"{self.spec}: {reason(error)}", exchange) from error
+                raise EngineError(f"{self.spec}: {reason(error)}{key_advice(error)}", exchange) from error
             exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
         return exchange
 

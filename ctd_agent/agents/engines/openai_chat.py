@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from langchain_core.language_models import BaseChatModel
 
 from ctd_agent.agents.engines.chat_model import ChatModel
+from ctd_agent.endpoint import EndpointClient, key_for
 from ctd_agent.errors import UserError
 
 VLLM_SLOTS = 64  # vLLM batches what it is given: too few documents at once leave it idle
@@ -60,22 +61,21 @@ def _endpoint(spec: str, name: str) -> tuple[str, str | None]:
 
 
 def openai_chat(model: str, url: str | None, own_key: str = "") -> BaseChatModel:
-    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. Its key is in OPENAI_API_KEY.
+    """Return a chat model on OpenAI's API, at a base URL or at OpenAI itself. `key_for` says which key goes there.
 
     `own_key` is that of a server of this process: no other key goes there, and no proxy lies between.
     """
-    from openai import DefaultHttpxClient
     from pydantic import SecretStr
 
     timeouts = (CONNECT, TIMEOUT, TIMEOUT, TIMEOUT)  # to connect, read, write, and wait for a connection
     options: dict[str, Any] = {"max_retries": 0, "timeout": timeouts}  # `retry` has more patience
-    if own_key:
-        options["http_client"] = DefaultHttpxClient(trust_env=False)
+    proxy = None if own_key else os.environ.get("OPENAI_PROXY")  # LangChain's variable, for a client of its own making
+    options |= {"http_client": EndpointClient(TIMEOUT, trust_env=not own_key, proxy=proxy), "openai_proxy": None}
     if url:
         options["base_url"] = url
         if not str(urlsplit(url).hostname).endswith(("openai.com", "azure.com")):
             options |= {"compatible": True, "use_responses_api": False}
-    key = SecretStr(own_key or os.environ.get("OPENAI_API_KEY") or "none")
+    key = SecretStr(own_key or key_for(url))
     chat: BaseChatModel = _client()(model=model, api_key=key, **options)
     return chat
 

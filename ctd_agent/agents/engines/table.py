@@ -58,7 +58,8 @@ ENGINES = [
     ),
     Engine(
         "openai:MODEL[@URL]",
-        "an OpenAI-compatible endpoint, its key in OPENAI_API_KEY; a URL without a path gets /v1",
+        "OpenAI, its key in OPENAI_API_KEY, or an endpoint like it, its key in CTD_AGENT_API_KEY; "
+        "a URL without a path gets /v1",
         load_openai,
         vllm_thinking,
     ),
