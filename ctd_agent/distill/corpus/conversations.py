@@ -6,6 +6,7 @@ A conversation ends with the one turn to be learned. All before it is, word for 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from ctd_agent.agents.manner import Manner
@@ -21,6 +22,7 @@ from ctd_agent.agents.shortlister import SEARCHES_A_TURN, result_message, turn_m
 from ctd_agent.distill.corpus.lessons import Lesson, reasoning, worth_choosing, worth_making
 from ctd_agent.measure.trace import Trace
 from ctd_agent.schema import MODEL, Gold, Record, SearchResult
+from ctd_agent.tools.embedding import minilm_tokenizer
 from ctd_agent.tools.label_search import SEARCH_LABELS, found_text
 
 DONE = "Nothing is missing."  # the last turn of a student that makes tool calls
@@ -62,6 +64,20 @@ class Judgement(Record):
     shortlist: Nearness | None = None
     select: list[Pair] | None = None
     standard: Nearness | None = None
+
+
+@cache
+def _tokenizer() -> Any:
+    tokenizer = minilm_tokenizer()
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def tokens(conversation: Conversation) -> int:
+    """Return a conversation's length in tokens of a neutral tokenizer. A student's own differs a little."""
+    text = json.dumps([*conversation.messages, *conversation.tools], ensure_ascii=False)
+    return len(_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def conversations(lesson: Lesson, corpus: str, manner: Manner, credit: bool) -> Iterator[Conversation]:

@@ -12,23 +12,22 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ctd_agent.agents.manner import Manner
 from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.distill.corpus.card import Card, Counts, readme
-from ctd_agent.distill.corpus.conversations import Conversation, Judgement, conversations, judgement
+from ctd_agent.distill.corpus.conversations import Conversation, Judgement, conversations, judgement, tokens
 from ctd_agent.distill.corpus.formats import FORMATS, Row, table
 from ctd_agent.distill.corpus.lessons import CORPORA, Count, Gates, Lesson, learn, read_runs, reasoning
 from ctd_agent.distill.corpus.repetitions import without_repetitions
 from ctd_agent.errors import UserError
 from ctd_agent.records import put_in_place, write_text
 from ctd_agent.schema import Gold
-from ctd_agent.tools.embedding import minilm_tokenizer
 
 Split = Literal["train", "dev"]
 SPLITS: tuple[Split, ...] = ("train", "dev")
@@ -219,20 +218,6 @@ def _equalise(draft: _Draft, seed: int) -> None:
         over = [made for made, so_far in zip(side, spent, strict=True) if so_far > budget]
         for part in {name for name, _ in side}:
             draft.over_budget[part] = train[part].drop(place for name, place in over if name == part)
-
-
-@cache
-def _tokenizer() -> Any:
-    tokenizer = minilm_tokenizer()
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def tokens(conversation: Conversation) -> int:
-    """Return a conversation's length in tokens of a neutral tokenizer. A student's own differs a little."""
-    text = json.dumps([*conversation.messages, *conversation.tools], ensure_ascii=False)
-    return len(_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def _counts(name: str, draft: _Draft, count: Count) -> Counts:
