@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ctd_agent.errors import redacted
+from ctd_agent.lengths import ID, Name
 
 Phase = Literal["search", "shortlist", "select"]
 Redacted = Annotated[str, AfterValidator(redacted)]  # what may quote a key, or a URL with a password
@@ -31,7 +32,7 @@ class Label(Record):
     ['Asthma', 'bronchial asthma']
     """
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, max_length=ID)
     name: str
     description: str = ""
     aliases: list[str] = []
@@ -57,7 +58,7 @@ class Document(Record):
     '1'
     """
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, max_length=ID)
     text: str
 
     @property
@@ -99,7 +100,7 @@ class FoundLabel(Record):
     """A hit of a search as the log keeps it: ranks start at 1."""
 
     id: str
-    name: str
+    name: Name
     rank: int
     score: float
 
@@ -168,7 +169,7 @@ class ChosenLabel(Record):
     """A label of the final selection: ranks start at 1, scores are the selector's, in [0, 1]."""
 
     id: str
-    name: str
+    name: Name
     rank: int
     score: float
     reason: str = ""

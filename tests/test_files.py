@@ -133,7 +133,7 @@ class TestCatalogues:
 
     @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
     def test_every_text_survives_exactly(self, tmp_path, suffix):
-        rows = [{"id": f"{i}{text}", "name": text, "description": text} for i, text in enumerate(NASTY)]
+        rows = [{"id": f"{i}{text[:500]}", "name": text, "description": text} for i, text in enumerate(NASTY)]
         labels = read_labels(write_table(tmp_path / f"labels{suffix}", rows))
         assert [label.model_dump(include={"id", "name", "description"}) for label in labels] == rows
 
@@ -318,6 +318,7 @@ class TestMalformedLabelsAndDocuments:
         [
             ("x.csv", 'id,text\n"a\nb",hi\n" ",hi\n', ":4: field 'id' must not be blank"),
             ("x.jsonl", '{"text": "a"}\n{"id": 1}\n', ":1: field 'id' must not be blank"),
+            ("x.csv", f"id,text\n{'x' * 1001},hi\n", ":2: field 'id': String should have at most 1000 characters"),
             ("x.jsonl", '{"text": "a"}\n{"t": 1}\n', ":2: field 'text': Input should be a valid string"),
             ("x.jsonl", '{"text": {"a": 1}}\n', ":1: field 'text': Input should be a valid string"),
         ],

@@ -427,3 +427,14 @@ def test_a_failing_document_among_others_fails_alone(small: Make, index: LabelIn
     expected = {"3": ("select", "engine"), "5": ("search", "empty_document")}
     assert {result.id: failure(result) for result in results if result.failure} == expected
     assert [ids(result) for result in results if not result.failure] == [["rates"]] * 6
+
+
+def test_names_of_a_million_characters_make_no_long_prompt_log_or_result(tmp_path: Path, small: Make) -> None:
+    long = "interest rates " * 70_000
+    index = build_index([Label(id=str(n), name=f"{n} {long}") for n in range(3)], tmp_path / "index")
+    model = small(otherwise=likes("0", "1", "2"))
+    graph = build_graph(model, model, index, budget=Budget(turns=0))
+    result = graph.invoke({"document": {"id": "1", "text": "interest rates rise"}})
+    logged = "".join(step.model_dump_json() for step in result["transitions"])
+    assert [len(label.name) for label in result["result"].labels] == [300, 300, 300]
+    assert len(logged) < 30_000

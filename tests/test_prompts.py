@@ -19,6 +19,7 @@ from ctd_agent.agents.prompts import (
     Message,
     defused,
     described,
+    distinct_names,
     listwise_prompt,
     pointwise_prompt,
     quoted,
@@ -26,6 +27,7 @@ from ctd_agent.agents.prompts import (
 )
 from ctd_agent.errors import redacted
 from ctd_agent.schema import Exchange, Label
+from ctd_agent.tools.label_search import found_text
 
 CLOSING = ["</document>", "</DOCUMENT>", "</ document >", "< /document>", "</document\n>", "</Document foo>"]
 CONTROL = [
@@ -189,3 +191,15 @@ def test_a_model_without_tokenizer_files_has_no_special_tokens_of_its_own(tmp_pa
     assert special_tokens(str(tmp_path)) == frozenset()
     (tmp_path / "tokenizer.json").write_text("[broken")
     assert special_tokens(str(tmp_path)) == frozenset()
+
+
+# Long names
+
+
+def test_a_long_name_is_cut_in_every_prompt_and_two_that_are_cut_alike_are_told_apart():
+    long = "x" * 10**6
+    assert len(described(Label(id="1", name=long, description=long))) < 400
+    assert described(Label(id="1", name=long)) == "x" * 299 + "…"
+    assert len(found_text([long, long])) < 700
+    first, second = distinct_names([f"{long}1", f"{long}2"])
+    assert (first, second) == ("x" * 299 + "…", "x" * 299 + "… (2)")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import chain, count
 from typing import Any
 
+from ctd_agent.lengths import cut
 from ctd_agent.schema import Label
 
 Message = dict[str, Any]
@@ -61,18 +62,18 @@ def defused(text: str) -> str:
 
 def described(label: Label) -> str:
     """Return a label as the selector reads it, on one line: its name, and the beginning of its description."""
-    name, description = on_one_line(label.name), " ".join(label.description.split())[:DESCRIPTION]
+    name, description = on_one_line(cut(label.name)), " ".join(label.description.split())[:DESCRIPTION]
     return defused(f"{name} ({description})") if description else name
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return names, each on one line; duplicates get a number.
+    """Return names, each on one line; duplicates get a number. Long ones are cut.
 
     >>> distinct_names(["Mail", "Web", "Mail"])
     ['Mail', 'Web', 'Mail (2)']
     """
     distinct: dict[str, None] = {}
-    for name in map(on_one_line, names):
+    for name in (on_one_line(cut(name)) for name in names):
         numbered = (f"{name} ({number})" for number in count(2))
         distinct[next(option for option in chain([name], numbered) if option not in distinct)] = None
     return list(distinct)

@@ -37,6 +37,7 @@ from ctd_agent.graphs.state import (
     spent,
 )
 from ctd_agent.graphs.transitions import Goto, Node, Run, Transition, TransitionLog, new_run
+from ctd_agent.lengths import cut
 from ctd_agent.schema import MODEL, Candidate, Document, Failure, Phase, SearchResult, Selection, ShownCandidate, Usage
 from ctd_agent.tools.label_search import SEARCH_LABELS, Searchable, found_text, log_entry
 from ctd_agent.tools.sources import SOURCES
@@ -149,7 +150,7 @@ class _Nodes:
         except Exception as error:  # the index's engine and its embedder each have their own
             failure = _failure("search", "engine", f"{type(error).__name__}: {error}")
             return self._go(fresh, "read", "finish", change, text=text, failure=failure)
-        shown = [ShownCandidate(id=c.label.id, text=c.label.name) for c in shortlist(candidates, SHOWN)]
+        shown = [ShownCandidate(id=c.label.id, text=cut(c.label.name)) for c in shortlist(candidates, SHOWN)]
         opening = self._shortlister.opening(text, found_text([c.text for c in shown]), self._budget.searches)
         change |= {"candidates": candidates, "messages": opening}
         goto: Goto = "shortlist" if self._budget.turns and self._budget.searches else "select"

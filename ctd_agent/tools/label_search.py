@@ -6,6 +6,7 @@ from typing import Protocol
 from langchain_core.tools import StructuredTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from ctd_agent.lengths import cut
 from ctd_agent.schema import FoundLabel, Search, SearchResult
 from ctd_agent.tools.label_index import Hit, Manifest
 
@@ -30,8 +31,8 @@ class Searchable(Protocol):
 
 
 def found_text(names: Sequence[str]) -> str:
-    """Return a search's hits as a model reads them: the names on one line, best first."""
-    return "; ".join(" ".join(name.split()) for name in names) or "nothing found"
+    """Return a search's hits as a model reads them: the names on one line and cut, best first."""
+    return "; ".join(" ".join(cut(name).split()) for name in names) or "nothing found"
 
 
 def found_labels(hits: Sequence[Hit]) -> list[FoundLabel]:

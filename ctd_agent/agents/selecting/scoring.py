@@ -7,6 +7,7 @@ from ctd_agent.agents.prompts import VERSIONS
 from ctd_agent.agents.sampling import Sampling
 from ctd_agent.agents.selecting.selector import Selector, Within, above, score_at
 from ctd_agent.errors import UserError
+from ctd_agent.lengths import WHOLE, cut
 from ctd_agent.schema import Candidate, Exchange, Label, Selection
 
 
@@ -24,7 +25,7 @@ class Scoring(Selector):
 
     def show(self, label: Label) -> str:
         """Return the label as in the encoder's training: as a selector shows it, or as the index holds it."""
-        return super().show(label) if self._student.target == "select" else label.text
+        return super().show(label) if self._student.target == "select" else cut(label.text, WHOLE)
 
     def ask(self, text: str, shortlist: Sequence[Candidate], shown: Sequence[str], within: Within) -> Exchange:
         """Have all candidates scored at once."""
