@@ -308,7 +308,8 @@ def test_a_column_may_have_another_name(told: Told, server: Server):
 def test_an_unknown_option_exits_2(told: Told):
     code, out, err = told("label", "--lables", "x")
     assert (code, out) == (2, "")
-    assert "No such option: --lables" in err
+    assert "No such option" in err
+    assert "--lables" in err
 
 
 def test_an_index_in_the_cache_is_built_once_and_again_where_it_is_damaged(told: Told, server: Server):

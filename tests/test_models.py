@@ -131,7 +131,7 @@ def test_a_busy_engine_is_asked_again_after_the_time_it_names(server: Server):
         (Raw(b'{"error": {"message": "out of memory"}}', 500), "out of memory"),
         (Raw(b'{"error": {"message": "context of 8192 tokens exceeded"}}', 400), "context of 8192 tokens exceeded"),
         (Raw(b'{"error": {"message": "wrong key"}}', 401), "wrong key"),
-        (Raw(b"<html>Bad gateway</html>", 502, {"Content-Type": "text/html"}), "502"),
+        (Raw(b"<html>502 Bad gateway</html>", 502, {"Content-Type": "text/html"}), "502"),
         (Raw(b'{"choices": [', cut=True), "Connection error"),
         (Raw(b'{"choices": ['), "JSONDecodeError"),
         (Raw(b"<html>Log in</html>", headers={"Content-Type": "text/html"}), "Log in"),

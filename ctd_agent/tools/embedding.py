@@ -235,4 +235,5 @@ def weights_digest(folder: Path) -> str:
 
 def _unit(vectors: NDArray[Any]) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    unit: Vectors = (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    return unit

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,8 @@ def _reply(message: Any, seconds: float) -> Reply:
     first = ((message.response_metadata.get("logprobs") or {}).get("content") or [{}])[0]
     # Likeliest first; two tokens may look the same, and JSON has no infinity.
     likeliest = {t["token"]: t["logprob"] for t in reversed(first.get("top_logprobs") or [])}
-    made = [*message.tool_calls, *message.invalid_tool_calls]  # the latter's arguments are no JSON: a string
+    # The arguments of an invalid one are no JSON: a string.
+    made: list[Mapping[str, Any]] = [*message.tool_calls, *message.invalid_tool_calls]
     reasoning, content = _apart(message)
     calls = [{"name": call["name"] or "", "args": call["args"], "id": call["id"]} for call in made]
     return Reply(
