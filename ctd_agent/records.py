@@ -70,7 +70,8 @@ def read_lines(path: Path) -> Iterator[Line]:
         with path.open("rb") as file:
             start = 0
             for number, line in enumerate(file, 1):
-                if not file.peek(1) and _is_torn(line):
+                # A line that is being written ends without a newline, even where the rest has come meanwhile.
+                if (line[-1:] != b"\n" or not file.peek(1)) and _is_torn(line):
                     return
                 if not line.isspace():
                     yield Line(f"{path}:{number}", start, line)
