@@ -1,6 +1,7 @@
 """`ctd-agent report`: one page, opened from disk in a real browser."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from ctd_agent.cli import run as cli
+from ctd_agent.commands import report
 from ctd_agent.graphs.budget import Budget
 from ctd_agent.graphs.transitions import Transition, TransitionLog, new_run
 from ctd_agent.measure.characterize.record import (
@@ -167,6 +169,18 @@ def test_the_page_opens_without_the_network_or_an_error_and_what_is_hostile_stay
     assert HOSTILE in browser.find_element(By.CLASS_NAME, "findings").text
     assert browser.find_elements(By.TAG_NAME, "img") == []
     assert browser.title == "ctd-agent report"
+
+
+def test_of_a_long_run_some_documents_can_be_opened_and_all_of_them_count(monkeypatch: pytest.MonkeyPatch):
+    assert cli(["report", "run.jsonl", "--gold", "gold.jsonl", "--out", "all.html"]) == 0
+    monkeypatch.setattr(report, "SHOWN", 2)
+    assert cli(["report", "run.jsonl", "--gold", "gold.jsonl", "--out", "some.html"]) == 0
+    every, some = (Path(name).read_text() for name in ("all.html", "some.html"))
+    funnel = re.compile(r'<ol class="funnel">.*?</ol>', re.DOTALL)
+    assert funnel.findall(some) == funnel.findall(every)
+    said = f"{len(DOCUMENTS)} documents"
+    assert said in every
+    assert f"{said} · 2 of them below, drawn at random" in some
 
 
 def test_the_funnel_says_what_is_left_of_the_right_labels(browser: webdriver.Chrome):

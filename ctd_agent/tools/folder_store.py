@@ -1,6 +1,5 @@
 """A label index in a folder: Qdrant Edge, Qdrant's own engine in this process."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import qdrant_edge as edge
 from filelock import FileLock, Timeout
 
 from ctd_agent.errors import CtdError, UserError
+from ctd_agent.records import put_in_place
 from ctd_agent.tools.seal import MANIFEST, DamagedError, sealed, unsealed
 from ctd_agent.tools.store import Point, Ranked, Side, one_line
 
@@ -221,11 +221,8 @@ def number(name: str) -> int:
 def write_durably(path: Path, text: str) -> None:
     """Write a small file such that a power cut leaves no half of it."""
     part = path.with_name(f"{path.name}.new")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    part.write_text(text, encoding="utf-8")
+    put_in_place(part, path)
 
 
 def locked(build: Path) -> FileLock:
