@@ -117,7 +117,8 @@ def techniques(patterns: list[Record]) -> dict[str, Record]:
 
 def document(id: str, told: dict[str, set[str]]) -> Record:
     """A document of descriptions and their techniques, in a shuffled order."""
-    text, evidence = "", []
+    text = ""
+    evidence: list[Record] = []
     for said in sorted(told, key=lambda said: digest(f"{id} {said}")):
         start = len(text) + 1 if text else 0
         text = f"{text} {said}" if text else said
