@@ -51,8 +51,8 @@ def say_json(line: str) -> None:
 
 
 def note(message: str) -> None:
-    """Say something on stderr, as plain text without secrets."""
-    Console(stderr=True, soft_wrap=True).print(plain(redacted(message)))
+    """Say something on stderr, on one line, as plain text without secrets."""
+    Console(stderr=True, soft_wrap=True).print(plain(redacted(message).replace("\n", "\\n")))
 
 
 def say(message: str) -> None:

@@ -29,6 +29,10 @@ class AnswerError(openai.APIConnectionError):
         super().__init__(message=message, request=request)
 
 
+class LargeAnswerError(AnswerError):
+    """An answer is too large: asked for again, it would be as large."""
+
+
 class EndpointClient(openai.DefaultHttpxClient):
     """An HTTP client with one deadline and one size limit for a whole call, whatever the server does."""
 
@@ -69,7 +73,7 @@ class EndpointClient(openai.DefaultHttpxClient):
         for piece in _decompressed(stream, response.request) if gzip else stream:
             size += len(piece)
             if size > SIZE:
-                raise AnswerError(f"the answer is larger than the limit of {SIZE:,} bytes", response.request)
+                raise LargeAnswerError(f"the answer is larger than the limit of {SIZE:,} bytes", response.request)
             if monotonic() > response.request.extensions["deadline"]:
                 raise self._late(response.request)
             yield piece

@@ -124,7 +124,8 @@ def test_a_call_to_a_model_is_bounded_as_a_whole(hostile: Hostile, answer, told:
     with pytest.raises(EngineError, match=told):
         load_model(f"{engine}:m@{hostile.url}").ask(ASK)
     assert time.monotonic() - started < 4
-    assert len(hostile.keys) == retry.ATTEMPTS  # tried again as after any other time-out
+    # Tried again as after any other time-out, but one that is too large would be so again.
+    assert len(hostile.keys) == (1 if "larger" in told else retry.ATTEMPTS)
 
 
 @pytest.mark.parametrize(("answer", "told"), HOSTILE)

@@ -8,6 +8,8 @@ from typing import TypeVar
 import openai
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
+from ctd_agent.endpoint import LargeAnswerError
+
 ATTEMPTS = 6  # at a call that the engine refuses or fails: with the pauses between, some 20 seconds
 PATIENCE = 300.0  # seconds that an engine which has answered before is waited for: as long as one takes to start
 COOLING = 30.0  # seconds for which an engine that is gone is not asked again: every document would wait for it anew
@@ -95,7 +97,8 @@ def _asked_to_wait(error: BaseException | None) -> float:
 def _may_pass(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError)
+    too_large = any(isinstance(cause, LargeAnswerError) for cause in causes(error))
+    return isinstance(error, openai.APIConnectionError) and not too_large
 
 
 def _unreachable(error: BaseException | None) -> bool:
