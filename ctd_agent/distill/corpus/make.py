@@ -171,13 +171,19 @@ def _nothing(count: Count, recipe: Recipe, gold: bool) -> str:
 
 def _manner(lessons: Sequence[Lesson], recipe: Recipe) -> Manner:
     """Return how students are asked: as the teacher was, but for the recipe's own settings."""
-    traces = [trace for lesson in lessons for trace in (lesson.shortlist, lesson.select, lesson.standard) if trace]
-    exchanges = [step.exchange for trace in traces for step in trace.steps if step.exchange]
-    native = any("tools" in exchange.options for exchange in exchanges)
-    chose = [lesson.select for lesson in lessons if lesson.select] or traces
+    native = reasons = False
+    for lesson in lessons:  # one at a time: exchanges are most of a log
+        for trace in {
+            id(trace): trace for trace in (lesson.shortlist, lesson.select, lesson.standard) if trace
+        }.values():
+            native |= any("tools" in step.exchange.options for step in trace.steps if step.exchange)
+            reasons |= bool(reasoning(trace))
+    chose = [lesson.select for lesson in lessons if lesson.select] or [
+        trace for lesson in lessons for trace in (lesson.shortlist, lesson.standard) if trace
+    ]
     return Manner(
         native_tools=native if recipe.tool_calls is None else recipe.tool_calls,
-        reasons=recipe.reasoning and any(map(reasoning, traces)),
+        reasons=recipe.reasoning and reasons,
         names=True,
         candidates=max(trace.run.budget.candidates for trace in chose if trace.run),
     )
