@@ -173,9 +173,7 @@ def _manner(lessons: Sequence[Lesson], recipe: Recipe) -> Manner:
     """Return how students are asked: as the teacher was, but for the recipe's own settings."""
     native = reasons = False
     for lesson in lessons:  # one at a time: exchanges are most of a log
-        for trace in {
-            id(trace): trace for trace in (lesson.shortlist, lesson.select, lesson.standard) if trace
-        }.values():
+        for trace in filter(None, (lesson.shortlist, lesson.select, lesson.standard)):
             native |= any("tools" in step.exchange.options for step in trace.steps if step.exchange)
             reasons |= bool(reasoning(trace))
     chose = [lesson.select for lesson in lessons if lesson.select] or [
