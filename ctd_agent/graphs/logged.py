@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, overload
+from typing import Annotated, Any, NamedTuple, overload
+from weakref import finalize
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import Field, RootModel
 from pydantic_core import from_json
 
-from ctd_agent.graphs.transitions import Goto, Node, Run, Transition
+from ctd_agent.errors import UserError
+from ctd_agent.graphs.transitions import Run, Transition
 from ctd_agent.records import Line, read_lines, validated
-from ctd_agent.schema import Failure, Phase, Selection, ShownCandidate, Usage
+from ctd_agent.schema import Failure, Selection, Usage
 
 RECENT = 16  # documents whose steps are held
 HEAD = 512  # bytes of a line that tell what step it is, if its ids are short
@@ -31,6 +33,8 @@ class Steps(Mapping[str, list[Transition]]):
         self._last: dict[str, tuple[str, array[int]]] = {}  # by document: the run, and its lines' places
         self._others: dict[tuple[str, str], array[int]] = {}  # by run and document: those of runs before the last
         self._recent = lru_cache(RECENT)(self.__getitem__)
+        self._file = path.open("rb")
+        finalize(self, self._file.close)
 
     def __getitem__(self, document: str) -> list[Transition]:
         return self._read(self._last[document][1], Transition.model_validate_json)
@@ -44,7 +48,7 @@ class Steps(Mapping[str, list[Transition]]):
     def of(self, document: str, run: str, outline: bool = False) -> list[Transition]:
         """Return a document's last whole set of steps in a run, or in any for "", [] where there is none.
 
-        An `outline` lacks the exchanges, the text and the searches, which are nearly all of a log.
+        An `outline` lacks the exchanges, the text, the searches and what was shown, which are nearly all of a log.
         """
         last, places = self._last.get(document, ("", array("Q")))
         if run not in ("", last):
@@ -64,11 +68,10 @@ class Steps(Mapping[str, list[Transition]]):
 
     def _read(self, places: Iterable[int], parse: Callable[[bytes], Transition]) -> list[Transition]:
         steps = []
-        with self._path.open("rb") as file:
-            for place in places:
-                file.seek(place)
-                line = file.readline()
-                steps.append(validated(f"{self._path}: the line at byte {place}: not a step", parse, line))
+        for place in places:
+            self._file.seek(place)
+            line = self._file.readline()
+            steps.append(validated(f"{self._path}: the line at byte {place}: not a step", parse, line))
         return steps
 
 
@@ -100,7 +103,10 @@ class Log(NamedTuple):
 
 def read_log(path: Path) -> Log:
     """Return a log's runs and steps. Raises UserError for a broken line, naming file and line."""
-    log = Log([], Steps(path))
+    try:
+        log = Log([], Steps(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     begun: dict[tuple[str, str], array[int]] = {}
     for line in read_lines(path):
         record = _head(line)
@@ -135,33 +141,27 @@ def _head(line: Line) -> Run | tuple[str, str, int, str]:
 
 
 def _outlined(line: bytes) -> Transition:
-    """Return a step without its exchange, text and searches: they stand before `added`, and are not parsed.
+    """Return a step without its exchange, text, searches and what was shown: they are nearly all of it.
 
-    Within a string of JSON a quotation mark has a backslash, so the last `"added":` is the step's own.
+    Most of them stand before `added`, and are not parsed: within a string of JSON a quotation mark has a backslash, so
+    the last `"added":` is the step's own.
     """
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, KeyError):
         head = from_json(line[:HEAD], allow_partial=True)
         tail = from_json(b"{" + line[line.rindex(ADDED) + 1 :])
-        left_out: Any = {"model": None, "prompt": None, "exchange": None, "searches": [], "text": None}
-        return Transition.model_construct(**dict(_Outline.model_validate({**head, **tail})), **left_out)
+        named = {name: head[name] for name in ("record", "run", "document", "step", "phase", "node", "goto")}
+        left_out: dict[str, Any] = dict.fromkeys(("model", "prompt", "exchange", "text", "shown"))
+        return Transition.model_construct(
+            None,
+            **named,
+            **left_out,
+            searches=[],
+            added=[sys.intern(label) for label in tail["added"]],
+            selection=tail["selection"] and Selection.model_validate(tail["selection"]),
+            usage=Usage.model_validate(tail["usage"]),
+            failure=tail["failure"] and Failure.model_validate(tail["failure"]),
+        )
     return Transition.model_validate_json(line)
-
-
-class _Outline(BaseModel):
-    """The fields of an outline."""
-
-    record: Literal["transition"]
-    run: str
-    document: str
-    step: int
-    phase: Phase
-    node: Node
-    goto: Goto
-    added: list[str]
-    shown: list[ShownCandidate] | None
-    selection: Selection | None
-    usage: Usage
-    failure: Failure | None
 
 
 class _Line(RootModel[Annotated[Run | Transition, Field(discriminator="record")]]):

@@ -1,10 +1,12 @@
 """A document of a run as it can be read afterwards: its steps, its result, its right labels."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import nsmallest
 from pathlib import Path
+from sys import intern
 from typing import Literal
 
 from pydantic_core import from_json
@@ -13,8 +15,8 @@ from ctd_agent.agents.selecting.listwise import unfenced
 from ctd_agent.errors import UserError
 from ctd_agent.graphs.logged import Log, read_log
 from ctd_agent.graphs.transitions import Run, Transition, log_of
-from ctd_agent.records import read_lines, read_records
-from ctd_agent.schema import ChosenLabel, Gold, LabeledDocument, SearchResult, Selection
+from ctd_agent.records import read_lines, read_records, validated
+from ctd_agent.schema import ChosenLabel, Gold, LabeledDocument, SearchResult, Selection, ShortlistEntry
 
 Fate = Literal["never retrieved", "retrieved and cut", "not on the shortlist", "shortlisted and not chosen", "chosen"]
 
@@ -175,10 +177,17 @@ class Traces(Iterable[Trace]):
         return Traces(self._results, self._gold, self._log, only=drawn)
 
     def __iter__(self) -> Iterator[Trace]:
-        for result in read_records(self._results, LabeledDocument):
+        for result in self._read():
             if self._only is not None and result.id not in self._only:
                 continue
             yield Trace(result.id, *self._steps(result), result, self._gold.get(result.id))
+
+    def _read(self) -> Iterator[LabeledDocument]:
+        if not self._outline:
+            yield from read_records(self._results, LabeledDocument)
+            return
+        for line in read_lines(self._results):
+            yield validated(f"{line.place}: not a LabeledDocument", _outlined, line.data)
 
     def _steps(self, result: LabeledDocument) -> tuple[Sequence[Transition], Run | None]:
         if self._log is None:
@@ -190,6 +199,16 @@ class Traces(Iterable[Trace]):
             )
         steps = self._log.steps.of(result.id, result.run, self._outline)
         return steps, self._headers.get(steps[0].run, self.last) if steps else self.last
+
+
+def _outlined(line: bytes) -> LabeledDocument:
+    """Return a result whose shortlist does not say where a candidate was found: that is most of it."""
+    with suppress(ValueError, TypeError, KeyError):
+        fields = from_json(line)
+        entries = [ShortlistEntry(intern(entry["id"]), entry["score"], []) for entry in fields["shortlist"]]
+        rest = LabeledDocument.model_validate({**fields, "shortlist": []})
+        return rest.model_copy(update={"shortlist": entries})
+    return LabeledDocument.model_validate_json(line)
 
 
 def traces(results: Iterable[LabeledDocument], gold: Mapping[str, Gold] = {}) -> list[Trace]:
