@@ -4,7 +4,7 @@ A run that is there (RUN, its log beside it) is repeated under new ids until it 
 so a corpus of it is small: what is measured is the reading.
 
     ctd-agent label examples/debian/documents.jsonl --labels examples/debian/catalogue.jsonl -o run.jsonl
-    python benchmarks/read_scale.py run.jsonl --gold examples/debian/gold.jsonl --sizes 2000 20000
+    python benchmarks/read_scale.py run.jsonl --gold examples/debian/gold.jsonl --sizes 2000 20000 --out OUT
 """
 
 import json
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--gold", required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000])
-    parser.add_argument("--out", type=Path, default=Path("/tmp/read-scale"), help="a folder for the long runs")  # noqa: S108
+    parser.add_argument("--out", type=Path, required=True, help="a folder for the long runs")
     parser.add_argument("--measure", nargs=2, metavar=("COMMAND", "FOLDER"), help="used by the script itself")
     options = parser.parse_args()
     if options.measure:

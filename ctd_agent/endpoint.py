@@ -79,7 +79,7 @@ class EndpointClient(openai.DefaultHttpxClient):
             yield piece
 
 
-class _Body(_httpx.SyncByteStream):  # type: ignore[misc]
+class _Body(_httpx.SyncByteStream):  # type: ignore[misc] # of one library or the other, see above
     def __init__(self, stream: Any, pieces: Iterator[bytes]) -> None:
         self._stream, self._pieces = stream, pieces
 

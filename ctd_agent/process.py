@@ -40,7 +40,7 @@ def mend_streams() -> None:
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if sys.stderr is None:
-        sys.stderr = _Notes(open(os.devnull, "wb"))  # noqa: SIM115
+        sys.stderr = _Notes(open(os.devnull, "wb"))  # noqa: SIM115 - as above
     elif isinstance(sys.stderr, TextIOWrapper):
         sys.stderr = _Notes(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
 

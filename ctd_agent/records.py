@@ -103,12 +103,22 @@ def read_record(path: Path, model: type[Model], what: str, advice: str = "") -> 
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, and its folder where that is new. Raises UserError where it cannot be."""
-    draft = path.with_name(f"{path.name}.part")
+    """Write a file, whole or not at all, and its folder where that is new. Raises UserError where it cannot be.
+
+    A link stays, and the file that it names is written. What is no file, as /dev/stdout, is written to.
+    """
+    real = path.resolve()
+    draft = real.with_name(f"{real.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        put_in_place(draft, path)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        if real.exists() and not real.is_file():
+            real.write_text(text, encoding="utf-8")
+            return
+        try:
+            draft.write_text(text, encoding="utf-8")
+            put_in_place(draft, real)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -140,6 +140,12 @@ def test_results_of_version_0_1_name_no_run_and_go_on(told: Told, server: Server
     assert "2 of 2 documents are done, nothing to do" in said
 
 
+def test_a_finished_run_without_its_catalogue_is_told_what_is_missing(told: Told, server: Server):
+    assert told(*label(server))[0] == 0
+    code, said = told("label", "documents.jsonl", "--model", server.spec, "-o", "out.jsonl")
+    assert (code, said) == (2, "error: give either --labels CATALOGUE or --index INDEX\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -26,6 +26,7 @@ from ctd_agent.agents.prompts import (
     search_prompt,
 )
 from ctd_agent.errors import redacted
+from ctd_agent.graphs.replay import Memory, ReplayedModel
 from ctd_agent.schema import Exchange, Label
 from ctd_agent.tools.label_search import found_text
 
@@ -185,12 +186,18 @@ def test_special_tokens_of_a_models_own_tokenizer_reach_it_as_text(
     sent = replace(small("yes"), control=control).ask(Exchange(messages=messages, questions=["~odd~?"]))
     assert sent.prompts[0][0]["content"] == "A word ~\u2060odd~more~ and ~\u2060odd~.~\u2060odd~?"
     assert sent.replies  # and what is logged is what was sent
+    memory = Memory()
+    for _ in range(2):
+        replayed = ReplayedModel.over(replace(small("yes"), control=control), memory)
+        assert replayed.ask(Exchange(messages=messages, questions=["~odd~?"])).prompts == sent.prompts
+    assert (memory.asked, memory.replayed) == (1, 1)
 
 
 def test_a_model_without_tokenizer_files_has_no_special_tokens_of_its_own(tmp_path: Path) -> None:
     assert special_tokens(str(tmp_path)) == frozenset()
-    (tmp_path / "tokenizer.json").write_text("[broken")
-    assert special_tokens(str(tmp_path)) == frozenset()
+    for content in ("[broken", "[1]", '{"added_tokens": 1}', '{"added_tokens": ["a"]}', '{"added_tokens": [{}]}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        assert special_tokens(str(tmp_path)) == frozenset()
 
 
 # Long names

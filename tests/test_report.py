@@ -183,6 +183,15 @@ def test_of_a_long_run_some_documents_can_be_opened_and_all_of_them_count(monkey
     assert f"{said} · 2 of them below, drawn at random" in some
 
 
+def test_a_broken_line_of_the_results_is_named(capfd: pytest.CaptureFixture[str]):
+    with Path("run.jsonl").open("a") as run:
+        run.write('["no result"]\n{"id": 7}\n')
+    assert cli(["report", "run.jsonl", "--out", "page.html"]) == 2
+    told = capfd.readouterr().err
+    assert f"error: run.jsonl:{len(DOCUMENTS) + 1}: not a LabeledDocument" in told
+    assert not Path("page.html").exists()
+
+
 def test_the_funnel_says_what_is_left_of_the_right_labels(browser: webdriver.Chrome):
     opened(browser, "run.jsonl", "--gold", "gold.jsonl")
     stages = [stage.text.split("\n") for stage in browser.find_elements(By.CSS_SELECTOR, ".funnel li")]

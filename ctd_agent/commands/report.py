@@ -23,9 +23,9 @@ def report(
     evaluation: Annotated[Path | None, typer.Option("--eval", help="What `eval --out` has written.")] = None,
     characterization: Annotated[Path | None, typer.Option(help="What `characterize` has written.")] = None,
 ) -> None:
-    """Make one self-contained page: the funnel, the score, the phases taken apart, and every document.
+    """Make one self-contained page: the funnel, the score, the phases taken apart, and the documents.
 
-    It needs no network and opens from disk. It holds the texts of 2,000 documents at most, drawn at random.
+    It needs no network and opens from disk. It holds the texts of 2,000 documents at most: of more, some are drawn.
     """
     from ctd_agent.console import note
     from ctd_agent.files import read_gold, read_labels

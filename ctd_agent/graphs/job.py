@@ -66,8 +66,7 @@ class Job(Record):
         Raises UserError for both or neither, and for an embedder that does not fit the index or the shortlister.
         """
         embedder = self.embedder
-        if (self.labels is None) == (self.index is None):
-            raise UserError("give either --labels CATALOGUE or --index INDEX")
+        self._check_catalogue()
         if needed := embedder_of(self.shortlister):
             if embedder not in (None, needed):
                 raise UserError(
@@ -81,7 +80,11 @@ class Job(Record):
             return cached_index(labels, embedder, show)
 
     def settled(self, run: Run) -> Run:
-        """Return a run's header as it would be of this job, in all that can be told without its models."""
+        """Return a run's header as it would be of this job, in all that can be told without its models.
+
+        Raises UserError for a catalogue and an index, or neither, and where the one given cannot be read.
+        """
+        self._check_catalogue()
         if self.index is not None:
             manifest = LabelIndex.open(self.index, self.embedder).manifest
             catalogue, labels = manifest.fingerprint, manifest.labels
@@ -98,6 +101,10 @@ class Job(Record):
             "sampling": {"shortlist": self.shortlist_sampling, "select": self.select_sampling},
         }
         return Run.model_validate(run.model_dump() | stated)
+
+    def _check_catalogue(self) -> None:
+        if (self.labels is None) == (self.index is None):
+            raise UserError("give either --labels CATALOGUE or --index INDEX")
 
     def open(self) -> "Labeller":
         """Open the index and load the models. Raises as `open_index`, `load_phases` and `build_graph` do."""

@@ -71,6 +71,7 @@ class ReplayedModel(ChatModel):
 
     def ask(self, exchange: Exchange, within: Callable[[Usage], bool] = lambda _: True) -> Exchange:
         """Send those of the exchange's prompts that are new, one by one, else as ChatModel does."""
+        exchange = self.parted(exchange)
         spec, options = redacted(self.spec), exchange.options
         for prompt in exchange.prompts:
             if not within(exchange.usage):

@@ -139,7 +139,10 @@ class Trace:
 
 
 class Traces(Iterable[Trace]):
-    """The documents of a run, read from its files anew by each loop over them, one at a time."""
+    """The documents of a run, read from its files anew by each loop over them, one at a time.
+
+    `outline` leaves out what `outlined` says. `only` are the ids of the documents that count, None for all.
+    """
 
     def __init__(
         self,
@@ -167,12 +170,12 @@ class Traces(Iterable[Trace]):
         return Traces(self._results, self._gold, None)
 
     def outlined(self) -> "Traces":
-        """Return the same run, its steps without their exchanges, texts and searches."""
+        """Return the same run without exchanges, texts, searches, what was shown, and where candidates were found."""
         return Traces(self._results, self._gold, self._log, outline=True)
 
     def sample(self, size: int) -> "Traces":
         """Return so many of its documents, drawn by a hash of their ids, or all."""
-        ids = (from_json(line.data)["id"] for line in read_lines(self._results))
+        ids = (result.id for result in self.outlined()._read())
         drawn = {*nsmallest(size, ids, key=lambda document: blake2b(document.encode(), digest_size=8).digest())}
         return Traces(self._results, self._gold, self._log, only=drawn)
 

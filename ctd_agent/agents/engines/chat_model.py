@@ -30,7 +30,7 @@ class EngineError(CtdError):
         self.exchange = exchange
 
 
-WORD_JOINER = "\u2060"  # has no width, and no token spans it
+WORD_JOINER = "\u2060"  # it has no width, and parts a token from what it would be
 Thinking = Callable[[int], dict[str, Any]]  # thinking tokens to the options by which an engine is told them
 
 
@@ -62,7 +62,7 @@ class ChatModel:
         `within` decides before each call, from the cost of the exchange so far, whether to go on.
         Raises EngineError when the engine fails on any prompt.
         """
-        exchange = self._parted(exchange)
+        exchange = self.parted(exchange)
         bound = self._bound(exchange.options)
         for prompt in exchange.prompts:
             if not within(exchange.usage):
@@ -76,7 +76,7 @@ class ChatModel:
             exchange = exchange.model_copy(update={"replies": [*exchange.replies, reply]})
         return exchange
 
-    def _parted(self, exchange: Exchange) -> Exchange:
+    def parted(self, exchange: Exchange) -> Exchange:
         """Return the exchange with every special token of the model's tokenizer parted behind its first character."""
         if not self.control:
             return exchange

@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 
 def chat_template(model: str) -> str:
     """Return the chat template of a model, "" where it has none."""
@@ -16,10 +18,18 @@ def chat_template(model: str) -> str:
 
 def special_tokens(model: str) -> frozenset[str]:
     """Return the tokens that a model's tokenizer takes for control tokens in any text, none without files."""
-    added = _settings(model, "tokenizer.json").get("added_tokens") or []
-    named = _settings(model, "tokenizer_config.json").get("added_tokens_decoder") or {}
-    tokens = [*added, *named.values()]
-    return frozenset(token["content"] for token in tokens if token.get("special") and len(token["content"].strip()) > 1)
+    added = _settings(model, "tokenizer.json").get("added_tokens")
+    named = _settings(model, "tokenizer_config.json").get("added_tokens_decoder")
+    try:
+        tokens = [*map(_Token.model_validate, [*(added or []), *(named or {}).values()])]
+    except (ValueError, TypeError, AttributeError):  # no tokenizer's: vLLM will say it better
+        return frozenset()
+    return frozenset(token.content for token in tokens if token.special and len(token.content.strip()) > 1)
+
+
+class _Token(BaseModel):
+    content: str
+    special: bool = False
 
 
 def _settings(model: str, name: str) -> dict[str, Any]:

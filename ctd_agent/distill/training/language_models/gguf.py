@@ -15,7 +15,7 @@ def convert(folder: Path, file: Path) -> str | None:
     command = [sys.executable, "-P", "-m", "convert_hf_to_gguf", str(folder)]
     command += ["--outfile", str(part), "--outtype", OUTTYPE]
     environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)  # noqa: S603 - no shell
     if done.returncode == 0 and part.is_file():
         part.replace(file)
         return None
