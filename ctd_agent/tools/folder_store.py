@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import UUID
 
 import qdrant_edge as edge
 from filelock import FileLock, Timeout
@@ -159,13 +160,13 @@ class FolderStore:
         ]
         with one_line(f"{self.folder}: Qdrant cannot search"):
             found = [self._shard.query(request) for request in requests]
-        return [[Ranked(str(point.id), point.score) for point in points] for points in found]
+        return [[(_number(point.id), point.score) for point in points] for points in found]
 
-    def read(self, ids: Sequence[str]) -> dict[str, str]:
+    def read(self, ids: Sequence[int]) -> dict[int, str]:
         """Read points of the engine."""
         with one_line(f"{self.folder}: Qdrant cannot read"):
-            records = self._shard.retrieve(list(ids), with_payload=["label"], with_vector=False)
-            return {str(record.id): (record.payload or {})["label"] for record in records}
+            records = self._shard.retrieve([UUID(int=key) for key in ids], with_payload=["label"], with_vector=False)
+            return {_number(record.id): (record.payload or {})["label"] for record in records}
 
 
 def newest_build(where: Path) -> Path:
@@ -233,6 +234,10 @@ def locked(build: Path) -> FileLock:
     except Timeout as error:
         raise UserError(f"{build.parent}: another process is building this index; wait for it, or end it") from error
     return lock
+
+
+def _number(key: object) -> int:
+    return key.int if isinstance(key, UUID) else UUID(str(key)).int
 
 
 def _loaded(build: Path) -> edge.EdgeShard:

@@ -226,8 +226,8 @@ class LabelIndex:
         if not sides:
             return []
         found = best(self._store, sides, limit, self.manifest.labels)
-        texts = self._store.read([point.id for point in found])
-        hits = [Hit(_label(texts[point.id]), point.score) for point in found if point.id in texts]
+        texts = self._store.read([point for point, _ in found])
+        hits = [Hit(_label(texts[point]), score) for point, score in found if point in texts]
         return sorted(hits, key=lambda hit: (-hit.score, hit.label.id))
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from qdrant_edge import SparseVector
 
@@ -141,13 +142,14 @@ class ServerStore:
         ]
         with one_line(f"{self._where}: Qdrant failed"):
             responses = self._client.query_batch_points(self._collection, requests)
-        return [[Ranked(str(point.id), point.score) for point in response.points] for response in responses]
+        return [[(UUID(str(point.id)).int, point.score) for point in response.points] for response in responses]
 
-    def read(self, ids: Sequence[str]) -> dict[str, str]:
+    def read(self, ids: Sequence[int]) -> dict[int, str]:
         """Read points of the collection."""
+        keys = [str(UUID(int=key)) for key in ids]
         with one_line(f"{self._where}: Qdrant failed"):
-            records = self._client.retrieve(self._collection, list(ids), with_payload=["label"])
-        return {str(record.id): (record.payload or {})["label"] for record in records}
+            records = self._client.retrieve(self._collection, keys, with_payload=["label"])
+        return {UUID(str(record.id)).int: (record.payload or {})["label"] for record in records}
 
     def _describe(self, metadata: dict[str, str]) -> None:
         with one_line(f"{self._where}: Qdrant failed"):

@@ -31,11 +31,7 @@ class Side(NamedTuple):
     digits: int
 
 
-class Ranked(NamedTuple):
-    """A point that one side found, by the engine's id, and its score."""
-
-    id: str
-    score: float
+Ranked = tuple[int, float]  # a point that was found: its id as a number, and its score. Hundreds a search
 
 
 class Store(Protocol):
@@ -88,8 +84,8 @@ class Store(Protocol):
     def nearest(self, sides: Sequence[Side], limit: int) -> list[list[Ranked]]:
         """Return each side's best points, best first. Points of one score are in no order."""
 
-    def read(self, ids: Sequence[str]) -> dict[str, str]:
-        """Return the labels of points, by the engine's id."""
+    def read(self, ids: Sequence[int]) -> dict[int, str]:
+        """Return the labels of points, by id."""
 
 
 @contextmanager
