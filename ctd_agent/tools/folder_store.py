@@ -159,7 +159,7 @@ class FolderStore:
             for side in sides
         ]
         with one_line(f"{self.folder}: Qdrant cannot search"):
-            found = [self._shard.query(request) for request in requests]
+            found = self._shard.query_batch(edge.QueryBatchRequest(requests))
         return [[(_number(point.id), point.score) for point in points] for points in found]
 
     def read(self, ids: Sequence[int]) -> dict[int, str]:
